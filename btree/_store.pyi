@@ -1,0 +1,122 @@
+"""The store's Python API (C extension). Every call that may block releases the GIL. Errors are OSError with errno, and
+for opening and formatting StoreError, an OSError whose strerror says what is wrong and what to do next."""
+
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any, final
+
+from btree.records import SnapshotInfo as SnapshotInfo
+from btree.records import StorageEvent as StorageEvent
+from btree.records import VolumeInfo as VolumeInfo
+
+class StoreError(OSError): ...
+
+@final
+class Storage:
+    """Owned by whoever opened it until a Store or a recorder takes it over, and closed with that. Memory, and a
+    recorder over memory, outlives its Store as a medium would: it can be opened again until its own close(). Reading
+    and writing are possible while a Store works on it (to damage it, in tests). Methods are thread-safe; after
+    closing they raise ValueError."""
+
+    @classmethod
+    def open_file(cls, path: str | bytes | PathLike[str], *, read_only: bool = False) -> Storage:
+        """A regular file or block device, locked: exclusively, or with read_only against writers. EBUSY when another
+        process has it, EINVAL when it is something else, EISDIR."""
+    @classmethod
+    def open_memory(cls, size_bytes: int) -> Storage:
+        """Zero-filled memory."""
+    @classmethod
+    def open_recorder(cls, inner: Storage, *, record: bool = True) -> Storage:
+        """Counts operations on `inner`, which it takes over, keeps what was written (record) and can fail them."""
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """All of the bytes; EIO past the end."""
+    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None:
+        """All of the bytes; EIO past the end. Durable after flush()."""
+    def flush(self) -> None: ...
+    def size(self) -> int:
+        """Bytes."""
+    def close(self) -> None:
+        """Waits for calls in progress. Closing again does nothing; ValueError while a Store or recorder uses it."""
+    def fail(self, kinds: str, index: int, error: int, *, forever: bool = False) -> None:
+        """From now on operation number `index` of these kinds, counted from 0, fails with the errno `error`; with
+        `forever` all later ones too. kinds: any of the words 'read', 'write', 'flush', joined by '|'. index -1 clears.
+        Only on a recorder, as the two below: ValueError."""
+    def events(self) -> list[StorageEvent]:
+        """The writes and flushes that succeeded, in the order in which `inner` saw them. A write that comes before a
+        flush was complete before that flush began."""
+    def counts(self) -> tuple[int, int, int]:
+        """(reads, writes, flushes) asked for, failed ones included."""
+
+@final
+class Store:
+    """One pool. Methods are thread-safe. Used as a context manager it is closed at the end. After closing every
+    method but close() and abandon() raises ValueError."""
+
+    @classmethod
+    def format(cls, storage: Storage, *, node_size_bytes: int = 0, metadata_copies: int = 0,
+               journal_size_bytes: int = 0, label: str = "", uuid: bytes = b"") -> None:
+        """Writes an empty pool, without volumes; what the storage held is lost. 0 and empty mean the default (a random
+        uuid). The storage stays the caller's. StoreError."""
+    def __init__(self, storage: Storage, *, cache_bytes_max: int = 0, dirty_bytes_max: int = 0,
+                 buffer_bytes_max: int = 0, commit_interval_ms: int = 0, read_only: bool = False,
+                 background: bool = True) -> None:
+        """Opens and recovers. The Store takes the storage over: closed with it, but memory (see Storage). StoreError:
+        EINVAL no pool, EPROTONOSUPPORT a newer version, EIO unreadable, EUCLEAN damaged; then the storage is still
+        the caller's."""
+    def close(self) -> None:
+        """Waits for calls in progress, commits, writes a checkpoint, closes the storage. What fails of that is raised
+        (OSError); closed it is in any case. Closing again does nothing."""
+    def abandon(self) -> None:
+        """Drops everything in memory unwritten, as kill -9 would."""
+    def __enter__(self) -> Store: ...
+    def __exit__(self, *details: object) -> None: ...
+
+    # Objects are volumes and snapshots; ENOENT when there is none of that id, EROFS for changes to a snapshot.
+    # A value that is an extent reads as its encoded form here, and is freed when put() or delete() replaces it.
+    def get(self, object_id: int, key: bytes) -> bytes | None: ...
+    def put(self, volume_id: int, key: bytes, value: bytes) -> None: ...
+    def delete(self, volume_id: int, key: bytes) -> None:
+        """Deleting an absent key is no error."""
+    def apply(self, volume_id: int, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """One transaction: all of the puts (value) and deletes (None), in order, or none of them. E2BIG above 512
+        changes (a replaced extent counts twice) or 160 KiB."""
+    def bulk_load(self, volume_id: int, items: Iterable[tuple[bytes, bytes]]) -> int:
+        """Many puts, in transactions of some hundred; returns how many items."""
+    def scan(self, object_id: int, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False,
+             limit: int = 0) -> list[tuple[bytes, bytes]]:
+        """Items with start <= key < stop, ascending or, reversed, descending; at most `limit` when it is not 0. Read in
+        pages of some hundred items: whoever scans while others write sees each page at one moment, and gets all of it
+        at one moment from a snapshot."""
+    def write_extent(self, volume_id: int, key: bytes, data: bytes) -> None:
+        """Stores 1 byte to 32 blocks of data (else EINVAL) as one extent under key; replaces and frees what was there.
+        ENOSPC also when no free run is long enough."""
+    def read_extent(self, object_id: int, key: bytes) -> bytes | None:
+        """The verified data, padded to blocks with zeros; None without such a key, EINVAL when it is no extent, EIO
+        when a checksum does not match."""
+    def delete_extent(self, volume_id: int, key: bytes) -> None:
+        """EINVAL when the key is no extent; an absent one is no error."""
+
+    def volume_create(self, name: str) -> int: ...
+    def volume_find(self, name: str) -> VolumeInfo: ...
+    def volume_get(self, volume_id: int) -> VolumeInfo: ...
+    def volumes(self) -> list[VolumeInfo]: ...
+    def volume_destroy(self, volume_id: int) -> None: ...
+    def snapshot(self, volume_id: int, name: str, *, sync: bool = True) -> SnapshotInfo: ...
+    def snapshot_find(self, volume_id: int, name: str) -> SnapshotInfo: ...
+    def snapshot_get(self, snapshot_id: int) -> SnapshotInfo: ...
+    def snapshots(self, volume_id: int, *, after_id: int = 0, limit: int = 0) -> list[SnapshotInfo]: ...
+    def snapshot_delete(self, snapshot_id: int) -> None: ...
+    def snapshot_annotate(self, snapshot_id: int, hold_count: int, annotation: bytes) -> None: ...
+    def clone(self, snapshot_id: int, name: str) -> int: ...
+    def rollback(self, volume_id: int, snapshot_id: int, guard_name: str) -> SnapshotInfo: ...
+
+    def diff(self, old_object_id: int, new_object_id: int, *, start: bytes = b"",
+             limit: int = 0) -> list[tuple[bytes, bytes | None, bytes | None]]:
+        """(key, old value, new value) of keys >= start that differ; None where absent. Shared subtrees are skipped."""
+    def commit(self) -> None: ...
+    def checkpoint(self) -> None: ...
+    def check(self, *, read_data: bool = False) -> list[str]: ...
+    def statistics(self) -> dict[str, Any]:
+        """The fields of struct store_statistics by name; uuid as bytes, label as str."""
+    def _capsule(self) -> object:
+        """PyCapsule named "btree.store" holding the struct store pointer; valid while this Store is open."""

@@ -1,0 +1,292 @@
+/* Nodes in memory: the bounded cache of clean ones, found by address and dropped by a clock hand, and the lists of
+ * unwritten ones. Everything under the store lock, except the reading itself. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+/* What trees may be several levels of nodes away from: never trim below this many, or descents could starve. */
+#define CACHE_NODES_MIN 64u
+/* Spares kept after a large transaction. */
+#define SPARES_MAX 512u
+
+static size_t hash_slot(const struct store *store, uint64_t address)
+{
+    return (size_t)((address * UINT64_C(0x9e3779b97f4a7c15)) >> 20) & (store->hash_size - 1);
+}
+
+int cache_create(struct store *store)
+{
+    size_t nodes = store->cache_bytes_max / store->node_size;
+    store->hash_size = HASH_BUCKETS_MIN;
+    while (store->hash_size < nodes * 2)
+        store->hash_size *= 2;
+    store->hash = calloc(store->hash_size, sizeof *store->hash);
+    store->scratch_page = malloc(store->node_size);
+    store->scratch_items = malloc((store->node_size / SLOT_LENGTH + 2) * sizeof *store->scratch_items);
+    return store->hash && store->scratch_page && store->scratch_items ? 0 : -ENOMEM;
+}
+
+static void list_destroy(struct node_list *list)
+{
+    for (struct node *node = list->head, *next; node; node = next) {
+        next = node->next;
+        free(node);
+    }
+    *list = (struct node_list){0};
+}
+
+void cache_destroy(struct store *store)
+{
+    list_destroy(&store->clock);
+    list_destroy(&store->dirty_leaves);
+    list_destroy(&store->dirty_inner);
+    while (store->spare) {
+        struct node *node = store->spare;
+        store->spare = node->next;
+        free(node);
+    }
+    free(store->hash);
+    free(store->scratch_page);
+    free(store->scratch_items);
+}
+
+static void list_append(struct node_list *list, struct node *node)
+{
+    node->previous = list->tail;
+    node->next = NULL;
+    if (list->tail)
+        list->tail->next = node;
+    else
+        list->head = node;
+    list->tail = node;
+    list->count++;
+}
+
+static void list_unlink(struct node_list *list, struct node *node)
+{
+    if (node->previous)
+        node->previous->next = node->next;
+    else
+        list->head = node->next;
+    if (node->next)
+        node->next->previous = node->previous;
+    else
+        list->tail = node->previous;
+    node->previous = node->next = NULL;
+    list->count--;
+}
+
+void dirty_list_add(struct store *store, struct node *node)
+{
+    list_append(node->level ? &store->dirty_inner : &store->dirty_leaves, node);
+    store->dirty_count++;
+    store->system_dirty_count += node->system;
+    atomic_fetch_add(&store->allocator.metadata_demand_blocks, (uint64_t)store->node_blocks * store->copies);
+}
+
+/* Takes an unwritten node off its list: it is being freed, or a checkpoint has taken it over. */
+void dirty_list_remove(struct store *store, struct node *node)
+{
+    list_unlink(node->level ? &store->dirty_inner : &store->dirty_leaves, node);
+    store->dirty_count--;
+    store->system_dirty_count -= node->system;
+    atomic_fetch_sub(&store->allocator.metadata_demand_blocks, (uint64_t)store->node_blocks * store->copies);
+}
+
+struct node *cache_find(struct store *store, uint64_t address)
+{
+    struct node *node = store->hash[hash_slot(store, address)];
+    while (node && node->pointer.address[0] != address)
+        node = node->hash_next;
+    return node;
+}
+
+/* Drops a node whose block has been freed and used again. A pinned one is still named by tagged pointers: it only
+ * stops being found, and is freed by the checkpoint that pinned it. */
+static void cache_discard(struct store *store, struct node *node)
+{
+    cache_remove(store, node);
+    if (node->pinned)
+        node->orphaned = true;
+    else
+        node_release(store, node);
+}
+
+void cache_insert(struct store *store, struct node *node)
+{
+    struct node *stale = cache_find(store, node->pointer.address[0]);
+    if (stale)
+        cache_discard(store, stale);
+    size_t slot = hash_slot(store, node->pointer.address[0]);
+    node->hash_next = store->hash[slot];
+    store->hash[slot] = node;
+    node->state = NODE_CLEAN;
+    node->referenced = true;
+    if (!node->pinned)
+        list_append(&store->clock, node);
+    store->cached_count++;
+}
+
+void cache_unpin(struct store *store, struct node *node)
+{
+    node->pinned = false;
+    if (node->orphaned)
+        node_release(store, node);
+    else
+        list_append(&store->clock, node);
+}
+
+void cache_remove(struct store *store, struct node *node)
+{
+    struct node **at = &store->hash[hash_slot(store, node->pointer.address[0])];
+    while (*at != node)
+        at = &(*at)->hash_next;
+    *at = node->hash_next;
+    node->hash_next = NULL;
+    store->cached_count--;
+    if (node->pinned)
+        return;
+    if (store->clock_hand == node)
+        store->clock_hand = node->next;
+    list_unlink(&store->clock, node);
+}
+
+void cache_trim(struct store *store)
+{
+    size_t limit = store->cache_bytes_max / store->node_size;
+    if (limit < CACHE_NODES_MIN)
+        limit = CACHE_NODES_MIN;
+    size_t steps = store->clock.count * 2;
+    while (store->clock.count > limit && steps-- > 0) {
+        struct node *node = store->clock_hand ? store->clock_hand : store->clock.head;
+        store->clock_hand = node->next;
+        if (node->referenced) {
+            node->referenced = false;
+            continue;
+        }
+        cache_remove(store, node);
+        node_release(store, node);
+    }
+}
+
+struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer)
+{
+    store->counters.nodes_touched++;
+    if (pointer_is_tagged(pointer))
+        return tagged_node(pointer->address[0]);
+    struct node *node = cache_find(store, pointer->address[0]);
+    if (!node)
+        return NULL;
+    if (node->pointer.checksum != pointer->checksum || node->birth != pointer->birth) {
+        cache_discard(store, node);
+        return NULL;
+    }
+    node->referenced = true;
+    return node;
+}
+
+struct node *node_allocate(struct store *store)
+{
+    struct node *node = store->spare;
+    if (node) {
+        store->spare = node->next;
+        store->spare_count--;
+    } else {
+        node = malloc(sizeof *node + store->node_size);
+        if (!node)
+            return NULL;
+    }
+    memset(node, 0, sizeof *node);
+    return node;
+}
+
+int spares_fill(struct store *store, size_t count)
+{
+    while (store->spare_count < count) {
+        struct node *node = malloc(sizeof *node + store->node_size);
+        if (!node)
+            return -ENOMEM;
+        node->next = store->spare;
+        store->spare = node;
+        store->spare_count++;
+    }
+    return 0;
+}
+
+void node_release(struct store *store, struct node *node)
+{
+    if (store->spare_count >= SPARES_MAX) {
+        free(node);
+        return;
+    }
+    node->next = store->spare;
+    store->spare = node;
+    store->spare_count++;
+}
+
+/* One copy, read and verified against the pointer. */
+static int read_copy(struct store *store, const struct tree_pointer *pointer, int copy, uint8_t level, uint8_t *page)
+{
+    uint64_t address = pointer->address[copy];
+    if (!allocator_in_zone(&store->allocator, address, store->node_blocks))
+        return -EUCLEAN;
+    int result = storage_read(store, page, store->node_size, address * STORE_BLOCK_SIZE);
+    if (result < 0)
+        return result;
+    if (store_checksum(page, store->node_size) != pointer->checksum) {
+        atomic_fetch_add(&store->checksum_mismatches, 1);
+        return -EIO;
+    }
+    return page_validate(page, store->node_size, level, pointer->birth);
+}
+
+int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level)
+{
+    struct node *node = malloc(sizeof *node + store->node_size);
+    if (!node)
+        return -ENOMEM;
+    memset(node, 0, sizeof *node);
+    int result = read_copy(store, pointer, 0, level, node->page);
+    if (result < 0 && pointer->address[1]) {
+        int first = result;
+        result = read_copy(store, pointer, 1, level, node->page);
+        /* the good copy goes over the bad one: same bytes, same place, so nothing that was right can become wrong */
+        if (result == 0 && first == -EIO && !store->read_only &&
+            storage_write(store, node->page, store->node_size, pointer->address[0] * STORE_BLOCK_SIZE) == 0)
+            atomic_fetch_add(&store->repairs, 1);
+    }
+    if (result < 0) {
+        free(node);
+        return result == -ENOMEM ? result : -EIO;
+    }
+    node->pointer = *pointer;
+    node->birth = pointer->birth;
+    node->level = level;
+    pthread_mutex_lock(&store->lock);
+    store->counters.nodes_read++;
+    if (cache_resolve(store, pointer)) {
+        free(node);
+    } else {
+        cache_insert(store, node);
+        cache_trim(store);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return 0;
+}
+
+int cache_copy_page(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint8_t *page)
+{
+    for (;;) {
+        pthread_mutex_lock(&store->lock);
+        const struct node *node = cache_resolve(store, pointer);
+        if (node)
+            memcpy(page, node->page, store->node_size);
+        pthread_mutex_unlock(&store->lock);
+        if (node)
+            return 0;
+        int result = cache_load(store, pointer, level);
+        if (result < 0)
+            return result;
+    }
+}

@@ -1,0 +1,276 @@
+/* What deletions leave to do, done inside a checkpoint: dead buckets in the system tree are filled, merged, forgotten,
+ * and trees that nothing names any more are walked. Costs follow what is freed, not what exists: of two buckets the
+ * smaller one moves, so an entry moves O(log n) times in all. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+/* A checkpoint stops taking queue items when the system tree has this much unwritten; the rest waits for the next. */
+#define QUEUE_DIRTY_BYTES_MAX (24u << 20)
+
+struct bucket {
+    uint64_t id, storage, entries, blocks;
+};
+
+static int bucket_load(struct store *store, uint64_t id, struct bucket *bucket)
+{
+    struct system_item item;
+    uint8_t key[9];
+    size_t key_length = system_key(key, SYSTEM_BUCKET, id);
+    memcpy(item.key, key, key_length);
+    item.key_length = (uint16_t)key_length;
+    *bucket = (struct bucket){.id = id, .storage = id};
+    int result = system_seek(store, &item);
+    if (result == -ENOENT || (result == 0 && (item.key_length != key_length || memcmp(item.key, key, key_length))))
+        return 0;
+    if (result < 0)
+        return result;
+    if (item.value_length != BUCKET_RECORD_LENGTH)
+        return -EUCLEAN;
+    bucket->storage = load64(item.value + BUCKET_STORAGE);
+    bucket->entries = load64(item.value + BUCKET_ENTRIES);
+    bucket->blocks = load64(item.value + BUCKET_BLOCKS);
+    return 0;
+}
+
+static int bucket_save(struct store *store, const struct bucket *bucket)
+{
+    uint8_t key[9], value[BUCKET_RECORD_LENGTH];
+    size_t key_length = system_key(key, SYSTEM_BUCKET, bucket->id);
+    pthread_mutex_lock(&store->lock);
+    struct snapshot *snapshot = snapshot_by_id(store, bucket->id);
+    if (snapshot)
+        snapshot->bucket_blocks = bucket->blocks;
+    pthread_mutex_unlock(&store->lock);
+    if (bucket->entries == 0)
+        return system_delete(store, key, key_length);
+    save64(value + BUCKET_STORAGE, bucket->storage);
+    save64(value + BUCKET_ENTRIES, bucket->entries);
+    save64(value + BUCKET_BLOCKS, bucket->blocks);
+    return system_put(store, key, key_length, value, sizeof value);
+}
+
+#define DEAD_KEY_LENGTH 25u
+
+static void dead_key(uint8_t *key, uint64_t storage, uint64_t birth, uint64_t address)
+{
+    key[0] = SYSTEM_DEAD;
+    save64_big(key + 1, storage);
+    save64_big(key + 9, birth);
+    save64_big(key + 17, address);
+}
+
+static int dead_put(struct store *store, uint64_t storage, uint64_t birth, uint64_t address, uint32_t blocks)
+{
+    uint8_t key[DEAD_KEY_LENGTH], value[4];
+    dead_key(key, storage, birth, address);
+    save32(value, blocks);
+    return system_put(store, key, sizeof key, value, sizeof value);
+}
+
+static void dead_total(struct store *store, uint64_t added, uint64_t removed)
+{
+    pthread_mutex_lock(&store->lock);
+    store->bucket_blocks_total += added;
+    store->bucket_blocks_total -= removed;
+    pthread_mutex_unlock(&store->lock);
+}
+
+int queue_spill(struct store *store, const struct spilled_bucket *spill)
+{
+    struct bucket bucket;
+    int result = bucket_load(store, spill->bucket, &bucket);
+    uint64_t before = bucket.blocks, counted = 0;
+    for (size_t i = 0; i < spill->dead.count && result == 0; i++) {
+        const struct dead_entry *entry = &spill->dead.items[i];
+        uint64_t addresses[2] = {entry->address, 0};
+        uint32_t blocks = entry->blocks;
+        counted += blocks;
+        if (entry->address & POINTER_TAG) {
+            const struct node *node = tagged_node(entry->address);
+            memcpy(addresses, node->pointer.address, sizeof addresses);
+            blocks = store->node_blocks;
+        }
+        for (int copy = 0; copy < 2 && result == 0; copy++) {
+            if (!addresses[copy])
+                continue;
+            result = dead_put(store, bucket.storage, entry->birth, addresses[copy], blocks);
+            bucket.entries++;
+            bucket.blocks += blocks;
+        }
+    }
+    if (result == 0)
+        result = bucket_save(store, &bucket);
+    dead_total(store, bucket.blocks - before, 0);
+    pthread_mutex_lock(&store->lock);
+    store->dead_pending_blocks -= counted;
+    pthread_mutex_unlock(&store->lock);
+    return result;
+}
+
+/* What to do with each entry of a bucket's storage whose birth is at least `from_birth`. */
+enum dead_action { DEAD_FREE, DEAD_FORGET, DEAD_MOVE };
+
+static int dead_sweep(struct store *store, struct bucket *bucket, uint64_t from_birth, enum dead_action action,
+                      struct bucket *into)
+{
+    struct system_item item;
+    for (;;) {
+        dead_key(item.key, bucket->storage, from_birth, 0);
+        item.key_length = DEAD_KEY_LENGTH;
+        int result = system_seek(store, &item);
+        if (result == -ENOENT)
+            return 0;
+        if (result < 0)
+            return result;
+        if (item.key[0] != SYSTEM_DEAD || load64_big(item.key + 1) != bucket->storage)
+            return 0;
+        if (item.key_length != DEAD_KEY_LENGTH || item.value_length != 4)
+            return -EUCLEAN;
+        uint64_t birth = load64_big(item.key + 9), address = load64_big(item.key + 17);
+        uint32_t blocks = load32(item.value);
+        if (!allocator_in_zone(&store->allocator, address, blocks))
+            return -EUCLEAN;
+        result = system_delete(store, item.key, item.key_length);
+        if (result == 0 && action == DEAD_FREE)
+            result = range_list_add(&store->checkpoint.frees, address, blocks);
+        if (result == 0 && action == DEAD_MOVE) {
+            result = dead_put(store, into->storage, birth, address, blocks);
+            into->entries++;
+            into->blocks += blocks;
+        } else {
+            dead_total(store, 0, blocks);
+        }
+        if (result < 0)
+            return result;
+        bucket->entries--;
+        bucket->blocks -= blocks;
+    }
+}
+
+static int queue_merge(struct store *store, const struct queue_item *item)
+{
+    struct bucket bucket, target;
+    int result = bucket_load(store, item->bucket, &bucket);
+    if (result < 0 || bucket.entries == 0)
+        return result;
+    result = dead_sweep(store, &bucket, item->floor_epoch + 1, DEAD_FREE, NULL);
+    if (result == 0 && item->target == 0)
+        result = dead_sweep(store, &bucket, 0, DEAD_FORGET, NULL);
+    if (result == 0 && bucket.entries) {
+        result = bucket_load(store, item->target, &target);
+        if (result == 0 && bucket.entries > target.entries) { /* the smaller one moves */
+            uint64_t storage = bucket.storage;
+            result = dead_sweep(store, &target, 0, DEAD_MOVE, &bucket);
+            target = (struct bucket){item->target, storage, bucket.entries, bucket.blocks};
+            bucket.entries = bucket.blocks = 0;
+        } else if (result == 0) {
+            result = dead_sweep(store, &bucket, 0, DEAD_MOVE, &target);
+        }
+        if (result == 0)
+            result = bucket_save(store, &target);
+    }
+    return result < 0 ? result : bucket_save(store, &bucket);
+}
+
+static int queue_drop(struct store *store, const struct queue_item *item)
+{
+    struct bucket bucket;
+    int result = bucket_load(store, item->bucket, &bucket);
+    if (result == 0 && bucket.entries)
+        result = dead_sweep(store, &bucket, 0, DEAD_FORGET, NULL);
+    return result < 0 ? result : bucket_save(store, &bucket);
+}
+
+/* Frees what was born after `floor_epoch` below and at a node. An older node cannot hold younger ones. */
+static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch)
+{
+    struct range_list *frees = &store->checkpoint.frees;
+    if (pointer->birth <= floor_epoch)
+        return 0;
+    uint8_t *page = malloc(store->node_size);
+    int result = page ? cache_copy_page(store, pointer, level, page) : -ENOMEM;
+    for (uint16_t slot = 0; result == 0 && slot < page_count(page); slot++) {
+        struct page_item item;
+        page_get(page, slot, &item);
+        if (level > 0) {
+            struct tree_pointer child;
+            pointer_load(item.value, &child);
+            result = walk(store, &child, (uint8_t)(level - 1), floor_epoch);
+        } else if (item.kind == STORE_VALUE_EXTENT) {
+            struct store_extent extent;
+            result = store_extent_decode(item.value, item.value_length, &extent);
+            if (result == 0 && extent.birth > floor_epoch)
+                result = range_list_add(frees, extent.address, extent.blocks);
+        }
+    }
+    for (int copy = 0; copy < 2 && result == 0; copy++)
+        if (pointer->address[copy])
+            result = range_list_add(frees, pointer->address[copy], store->node_blocks);
+    free(page);
+    return result;
+}
+
+static int queue_walk(struct store *store, struct queue_item *item)
+{
+    struct tree_root *root = &item->root;
+    if (pointer_is_tagged(&root->pointer))
+        root->pointer = tagged_node(root->pointer.address[0])->pointer;
+    return walk(store, &root->pointer, root->level, item->floor_epoch);
+}
+
+static int queue_save(struct store *store, struct queue_item *item)
+{
+    uint8_t key[9], value[QUEUE_RECORD_LENGTH] = {0};
+    if (item->saved)
+        return 0;
+    struct tree_root root = item->root;
+    if (pointer_is_tagged(&root.pointer))
+        item->root.pointer = root.pointer = tagged_node(root.pointer.address[0])->pointer;
+    value[QUEUE_KIND] = (uint8_t)item->kind;
+    save64(value + QUEUE_BUCKET, item->bucket);
+    save64(value + QUEUE_TARGET, item->target);
+    save64(value + QUEUE_FLOOR, item->floor_epoch);
+    root_save(value + QUEUE_ROOT, &root);
+    item->saved = true;
+    return system_put(store, key, system_key(key, SYSTEM_QUEUE, item->id), value, sizeof value);
+}
+
+static int queue_do(struct store *store, struct queue_item *item)
+{
+    if (item->kind == QUEUE_MERGE)
+        return queue_merge(store, item);
+    return item->kind == QUEUE_WALK ? queue_walk(store, item) : queue_drop(store, item);
+}
+
+static uint64_t system_dirty_bytes(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t bytes = (uint64_t)store->system_dirty_count * store->node_size;
+    pthread_mutex_unlock(&store->lock);
+    return bytes;
+}
+
+int queue_work(struct store *store)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    while (checkpoint->queue && system_dirty_bytes(store) <= QUEUE_DIRTY_BYTES_MAX) {
+        struct queue_item *item = checkpoint->queue;
+        int result = queue_do(store, item);
+        uint8_t key[9];
+        if (result == 0 && item->saved)
+            result = system_delete(store, key, system_key(key, SYSTEM_QUEUE, item->id));
+        if (result < 0)
+            return result;
+        checkpoint->queue = item->next;
+        free(item);
+        pthread_mutex_lock(&store->lock);
+        store->queue_length--;
+        pthread_mutex_unlock(&store->lock);
+    }
+    int result = 0;
+    for (struct queue_item *item = checkpoint->queue; item && result == 0; item = item->next)
+        result = queue_save(store, item);
+    return result;
+}

@@ -1,0 +1,587 @@
+/* The store's inner structures and who guards them. docs/CONCURRENCY.md has the reasons.
+ *
+ * Lock order: checkpoint_mutex > commit_mutex > flush_mutex > lock (the store lock) > data_mutex > allocator.mutex.
+ * The store lock guards trees, node cache, catalog, dead buckets in memory and gathered journal records; it is held
+ * for memory work only. The system tree is changed by the running checkpoint alone, under the store lock too
+ * because it shares the cache. */
+#ifndef BTREE_INTERNAL_H
+#define BTREE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "format.h"
+#include "node.h"
+#include "store.h"
+
+/* ---- nodes in memory ------------------------------------------------------------------------------------------ */
+
+/* While a node has no place on the medium its parent's pointer holds POINTER_TAG | its memory address. Tagged pointers
+ * exist only in pages, roots and dead lists in memory; a checkpoint replaces them before anything is written. Who owns
+ * an unwritten node follows the same rule as for blocks: a live tree, or exactly one dead bucket. */
+#define POINTER_TAG (UINT64_C(1) << 63)
+
+struct tree_pointer {
+    uint64_t address[2]; /* second 0: stored once */
+    uint64_t checksum;
+    uint64_t birth;
+};
+
+struct tree_root {
+    struct tree_pointer pointer; /* address[0] == 0: empty tree */
+    uint8_t level;
+};
+
+enum node_state { NODE_DIRTY, NODE_CLEAN };
+
+struct node {
+    struct node *hash_next;
+    struct node *previous, *next; /* dirty list, or clock ring of the cache */
+    struct tree_pointer pointer;  /* once written */
+    uint64_t birth;
+    uint64_t collected; /* sequence of the checkpoint that gathered it */
+    enum node_state state;
+    bool referenced; /* clock bit */
+    bool pinned;     /* written by the running checkpoint, tagged pointers to it may exist */
+    bool orphaned;   /* pinned, but no longer in the cache */
+    bool system;     /* of the system tree */
+    uint8_t level;
+    uint8_t page[];
+};
+
+struct node_list {
+    struct node *head, *tail;
+    size_t count;
+};
+
+struct range {
+    uint64_t address;
+    uint32_t blocks;
+};
+
+struct range_list {
+    struct range *items;
+    size_t count, capacity;
+};
+
+struct dead_entry {
+    uint64_t address; /* tagged: an unwritten node */
+    uint64_t birth;
+    uint32_t blocks;
+};
+
+struct dead_list {
+    struct dead_entry *items;
+    size_t count, capacity;
+};
+
+/* ---- catalog -------------------------------------------------------------------------------------------------- */
+
+struct chain;
+
+struct snapshot {
+    uint64_t id;
+    uint64_t epoch;
+    uint64_t created_ns;
+    struct chain *chain;
+    struct snapshot *older, *newer; /* in its chain */
+    struct snapshot *id_next, *name_next; /* hash buckets */
+    struct snapshot *dirty_previous, *dirty_next;
+    struct tree_root root;
+    struct dead_list dead; /* killed since the last checkpoint's freeze, to go to bucket `id` */
+    uint64_t bucket_blocks; /* on the medium */
+    uint32_t chain_references; /* chains that begin here */
+    uint32_t clone_count;      /* of those, the ones that are another volume's */
+    uint32_t hold_count;
+    uint16_t annotation_length;
+    bool hidden; /* deleted by name, kept as an origin */
+    bool saved;  /* the medium (or the running checkpoint) knows it */
+    bool dirty;  /* on the store's list of snapshots that the next checkpoint must save */
+    uint8_t *annotation;
+    char *name;
+};
+
+struct volume;
+
+/* A line of snapshots that ends in a head: a volume's live tree, or (after a rollback) a frozen one equal to the
+ * newest snapshot. */
+struct chain {
+    uint64_t id;
+    struct volume *volume; /* NULL: its volume is destroyed, snapshots remain as origins */
+    struct chain *next;    /* all chains of the store */
+    struct snapshot *origin;
+    struct snapshot *oldest, *newest;
+    struct tree_root head;
+    bool live;
+    bool foreign; /* its origin belonged to another volume: a clone, not a rollback */
+    bool dirty;
+    bool saved;
+    bool is_system;
+};
+
+struct snapshot_slot {
+    uint64_t id;
+    struct snapshot *snapshot; /* NULL: deleted */
+};
+
+struct volume {
+    uint64_t id;
+    uint64_t created_ns;
+    uint64_t generation;
+    uint64_t origin_snapshot_id;
+    struct volume *next; /* by ascending id */
+    struct chain *head;
+    struct snapshot_slot *slots; /* ascending ids, visible snapshots of all its chains */
+    size_t slot_count, slot_capacity, slot_live;
+    bool dirty;
+    bool saved;
+    char *name;
+};
+
+enum queue_kind { QUEUE_MERGE = 1, QUEUE_WALK = 2, QUEUE_DROP = 3 };
+
+/* Work that a deletion leaves for the checkpoint: merge a dead bucket into its predecessor's and free what was born after
+ * `floor`; walk a tree that nothing names any more and free what was born after `floor`; forget a bucket. */
+struct queue_item {
+    uint64_t id;
+    enum queue_kind kind;
+    uint64_t bucket, target; /* target 0: none */
+    uint64_t floor_epoch;
+    struct tree_root root;
+    bool saved;
+    struct queue_item *next;
+};
+
+/* Records of the system tree that both the catalog and the deletion queue read or write. */
+enum queue_record {
+    QUEUE_KIND = 0,
+    QUEUE_BUCKET = 8,
+    QUEUE_TARGET = 16,
+    QUEUE_FLOOR = 24,
+    QUEUE_ROOT = 32,
+    QUEUE_RECORD_LENGTH = QUEUE_ROOT + ROOT_LENGTH
+};
+enum bucket_record { BUCKET_STORAGE = 0, BUCKET_ENTRIES = 8, BUCKET_BLOCKS = 16, BUCKET_RECORD_LENGTH = 24 };
+
+/* ---- space ---------------------------------------------------------------------------------------------------- */
+
+struct bitmap_page {
+    uint64_t committed[BITMAP_WORDS]; /* part of a tree or bucket; what the medium's bitmap will say */
+    uint64_t busy[BITMAP_WORDS];      /* not to be handed out: committed, claimed, or not yet reusable */
+    uint64_t *frozen;   /* `committed` as the running checkpoint must write it, when changed since its freeze */
+    uint64_t sequence;  /* of the copy on the medium; 0: none */
+    uint64_t checksum;
+    uint32_t busy_count;
+    uint32_t committed_count;
+    uint8_t slot;      /* which of the two places holds the current copy */
+    bool dirty;        /* changed since the last freeze */
+    bool frozen_dirty; /* to be written by the running checkpoint */
+};
+
+struct claim_run {
+    uint64_t address;
+    uint32_t blocks, used;
+};
+
+struct allocator {
+    pthread_mutex_t mutex;
+    struct bitmap_page **pages; /* NULL: all free */
+    uint64_t page_count;
+    uint64_t size_blocks;
+    uint64_t first_block, end_block; /* the data zone */
+    uint64_t busy_count;             /* in the data zone */
+    uint64_t committed_count;
+    uint64_t claimed_unused;         /* busy, but still to be used by an open run */
+    uint64_t reserve_blocks;
+    _Atomic uint64_t metadata_demand_blocks; /* what writing the dirty nodes takes */
+    uint32_t run_blocks;
+    bool checkpoint_running;
+    uint64_t data_cursor, metadata_cursor[2];
+    struct claim_run metadata_run[2];
+    uint64_t digest;
+};
+
+enum segment_limit { SEGMENT_COUNT_MAX = 64 };
+
+/* A run of free blocks being filled, and its memory. Blocks below `written` are on the medium or on their way and
+ * are never changed again. */
+struct segment {
+    uint64_t address;
+    uint32_t blocks, reserved, written;
+    uint32_t sealed;    /* blocks below it may be named by a journal group or a checkpoint: not changed in place */
+    uint32_t in_flight; /* reservations not completed, and changes in place under way */
+    bool frozen;        /* a flush waits for in_flight to become 0: no new reservations */
+    uint8_t *memory;
+};
+
+/* ---- journal -------------------------------------------------------------------------------------------------- */
+
+struct byte_buffer {
+    uint8_t *bytes;
+    size_t length, capacity;
+};
+
+struct journal {
+    uint64_t start_byte, size_bytes;
+    uint64_t head, tail; /* virtual positions; modulo size the place in the log */
+    uint64_t sequence;   /* of the next group */
+    uint64_t flushed_sequence;
+    uint64_t written_sequence;
+    uint64_t pool_tag;
+    size_t pending_bytes_max;
+    struct byte_buffer pending; /* records not yet in a group */
+    struct byte_buffer writing; /* taken out of `pending` by the holder of commit_mutex */
+    uint64_t writing_epoch;
+};
+
+/* ---- checkpoint ----------------------------------------------------------------------------------------------- */
+
+struct saved_record {
+    uint8_t key[32];
+    uint16_t key_length;
+    uint16_t value_length; /* 0: delete */
+    int16_t root_at;       /* offset of a root to be resolved, or -1 */
+    uint8_t *value;
+};
+
+struct spilled_bucket {
+    uint64_t bucket;
+    struct dead_list dead;
+};
+
+struct checkpoint {
+    bool running;
+    uint64_t sequence;
+    uint64_t frozen_epoch;
+    uint64_t journal_position, journal_sequence, journal_tail;
+    uint64_t next_object_id, next_queue_id;
+    struct tree_root *roots;
+    size_t root_count, root_capacity;
+    struct saved_record *records;
+    size_t record_count, record_capacity;
+    struct spilled_bucket *spills;
+    size_t spill_count, spill_capacity;
+    struct queue_item *queue;
+    struct range_list frees;      /* reusable once this checkpoint is durable */
+    uint64_t pending_blocks;      /* of those, what free_later() counted */
+    struct node **written;        /* pinned until the end */
+    size_t written_count, written_capacity;
+    struct node **levels[STORE_TREE_HEIGHT_MAX];
+    size_t level_count[STORE_TREE_HEIGHT_MAX], level_capacity[STORE_TREE_HEIGHT_MAX];
+    struct node **deferred; /* killed while running */
+    size_t deferred_count, deferred_capacity;
+    uint64_t *saved_snapshots; /* ids whose roots were captured */
+    size_t saved_snapshot_count, saved_snapshot_capacity;
+};
+
+/* ---- the store ------------------------------------------------------------------------------------------------ */
+
+#define HASH_BUCKETS_MIN 1024u
+
+struct store {
+    struct storage *storage;
+    pthread_mutex_t lock, commit_mutex, checkpoint_mutex, flush_mutex, data_mutex;
+    pthread_cond_t data_condition;
+
+    /* format */
+    uint8_t uuid[16];
+    char label[64];
+    uint32_t node_size, node_blocks, copies;
+    uint64_t size_blocks;
+    uint64_t bitmap_start, bitmap_pages;
+
+    /* options */
+    size_t cache_bytes_max, dirty_bytes_max, buffer_bytes_max;
+    uint32_t commit_interval_ms;
+    bool read_only, replaying;
+    _Atomic int failed_errno;
+
+    uint64_t epoch;
+    uint64_t next_object_id, next_queue_id;
+    uint64_t checkpoint_sequence;
+    bool clean_superblock;
+
+    /* node cache */
+    struct node **hash;
+    size_t hash_size;
+    struct node_list clock;
+    struct node *clock_hand;
+    size_t cached_count;
+    struct node_list dirty_leaves, dirty_inner; /* made since the last freeze */
+    size_t dirty_count;                         /* all unwritten nodes */
+    size_t system_dirty_count;                  /* of those, the system tree's */
+    size_t dead_bytes;
+    struct node *spare;
+    size_t spare_count;
+    uint8_t *scratch_page;
+    struct page_item *scratch_items;
+
+    /* catalog */
+    struct volume *volumes;
+    struct chain *chains;
+    struct chain system_chain;
+    struct snapshot **snapshot_by_id, **snapshot_by_name;
+    size_t snapshot_hash_size, snapshot_count;
+    struct snapshot *dirty_snapshots;
+    struct queue_item *queue_head, *queue_tail;
+    size_t queue_length;
+    uint64_t *removed_records; /* triples: system key type, id, 0 */
+    size_t removed_count, removed_capacity;
+    bool catalog_dirty;
+    uint64_t bucket_blocks_total; /* dead blocks in buckets on the medium */
+    uint64_t dead_pending_blocks;
+
+    struct allocator allocator;
+    struct range_list pending_free;
+    uint64_t pending_free_blocks;
+    struct journal journal;
+    struct checkpoint checkpoint;
+
+    struct segment *segments[SEGMENT_COUNT_MAX]; /* the last one is being filled */
+    size_t segment_count;
+    size_t buffer_bytes;
+
+    /* maintenance thread */
+    pthread_t maintenance_thread;
+    bool maintenance_started;
+    pthread_mutex_t maintenance_mutex;
+    pthread_cond_t maintenance_condition;
+    bool stopping, maintenance_wanted;
+
+    struct store_statistics counters;
+    _Atomic uint64_t storage_reads, storage_writes, storage_flushes, storage_read_bytes, storage_written_bytes;
+    _Atomic uint64_t data_written_bytes, journal_written_bytes, metadata_written_bytes;
+    _Atomic uint64_t checksum_mismatches, repairs;
+};
+
+/* ---- common.c ------------------------------------------------------------------------------------------------- */
+void failure_set(struct store_failure *failure, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int storage_read(struct store *store, void *buffer, size_t length, uint64_t offset);
+int storage_write(struct store *store, const void *buffer, size_t length, uint64_t offset);
+int storage_flush(struct store *store);
+/* After an error that endangers a promise: no more changes. */
+void store_fail(struct store *store, int error);
+int range_list_add(struct range_list *list, uint64_t address, uint32_t blocks);
+int dead_list_add(struct dead_list *list, uint64_t address, uint64_t birth, uint32_t blocks);
+int buffer_reserve(struct byte_buffer *buffer, size_t more);
+void pointer_load(const uint8_t *from, struct tree_pointer *pointer);
+void pointer_save(uint8_t *to, const struct tree_pointer *pointer);
+void root_load(const uint8_t *from, struct tree_root *root);
+void root_save(uint8_t *to, const struct tree_root *root);
+uint64_t now_ns(void);
+/* Grows an array by doubling; keeps it and returns -ENOMEM on failure. */
+int array_reserve(void **items, size_t *capacity, size_t count, size_t item_size);
+
+static inline bool pointer_is_tagged(const struct tree_pointer *pointer)
+{
+    return (pointer->address[0] & POINTER_TAG) != 0;
+}
+
+static inline struct node *tagged_node(uint64_t address)
+{
+    return (struct node *)(uintptr_t)(address & ~POINTER_TAG);
+}
+
+static inline uint64_t node_tag(const struct node *node)
+{
+    return POINTER_TAG | (uint64_t)(uintptr_t)node;
+}
+
+/* ---- cache.c -------------------------------------------------------------------------------------------------- */
+int cache_create(struct store *store);
+void cache_destroy(struct store *store);
+struct node *cache_find(struct store *store, uint64_t address);
+void cache_insert(struct store *store, struct node *node);
+void cache_remove(struct store *store, struct node *node);
+/* A pinned node is found but not on the clock; unpinned it is like any other, or freed when it is orphaned. */
+void cache_unpin(struct store *store, struct node *node);
+void cache_trim(struct store *store);
+/* Reads and verifies a node, from either copy, with the lock released by the caller; puts it in the cache under the
+ * lock. 0, -EIO, -EUCLEAN, -ENOMEM. */
+int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level);
+/* A copy of a node's page, read in when it is not in memory. Takes the store lock. */
+int cache_copy_page(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint8_t *page);
+/* Node behind a pointer, or NULL when it must be read first. */
+struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer);
+struct node *node_allocate(struct store *store); /* from the spares, which spares_fill() has made sure of */
+int spares_fill(struct store *store, size_t count);
+void node_release(struct store *store, struct node *node);
+void dirty_list_add(struct store *store, struct node *node);
+void dirty_list_remove(struct store *store, struct node *node);
+
+/* ---- tree.c --------------------------------------------------------------------------------------------------- */
+struct miss {
+    struct tree_pointer pointer;
+    uint8_t level;
+};
+
+/* The item of a key: 0, -ENOENT, or STORE_AGAIN with `miss` set. */
+int tree_get(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
+             struct page_item *item, struct miss *miss);
+/* 0 when every node that a change of this key will visit is in memory. */
+int tree_prepare(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
+                 struct miss *miss);
+/* Apply one change. The nodes are in memory (tree_prepare) and spares exist for 2 * height + 3 nodes. */
+void tree_put(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length, const uint8_t *value,
+              uint16_t value_length, enum store_value_kind kind);
+void tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length);
+int tree_cursor_seek(struct store *store, const struct tree_root *root, struct cursor *cursor, const uint8_t *key,
+                     size_t key_length, struct miss *miss);
+int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct cursor *cursor,
+                          const uint8_t *key, size_t key_length, struct miss *miss);
+int tree_cursor_step(struct store *store, struct cursor *cursor, bool forward, struct miss *miss);
+
+/* ---- deadlist.c ----------------------------------------------------------------------------------------------- */
+/* Epoch up to which the chain's blocks are shared with a snapshot. */
+uint64_t chain_floor(const struct chain *chain);
+void kill_node(struct store *store, struct chain *chain, const struct tree_pointer *pointer);
+void kill_blocks(struct store *store, struct chain *chain, uint64_t address, uint32_t blocks, uint64_t birth);
+/* Frees an entry that no tree refers to any more. */
+void free_entry(struct store *store, const struct dead_entry *entry);
+void free_later(struct store *store, uint64_t address, uint32_t blocks);
+/* Snapshot leaves its chain: its entries in memory are freed or go to its predecessor. */
+void dead_hand_over(struct store *store, struct snapshot *snapshot, struct snapshot *predecessor, uint64_t floor_epoch);
+
+/* ---- allocator.c ---------------------------------------------------------------------------------------------- */
+int allocator_create(struct store *store);
+void allocator_destroy(struct store *store);
+int allocator_load(struct store *store, uint64_t digest, uint64_t sequence_max, struct store_failure *failure);
+/* A run of free blocks becomes busy. Ordinary claims leave the reserve and what the dirty nodes need. */
+enum claim_class { CLAIM_DATA, CLAIM_RESERVE, CLAIM_METADATA };
+int allocator_claim(struct store *store, uint32_t blocks_min, uint32_t blocks_max, uint64_t *cursor,
+                    enum claim_class claim_class, uint64_t *address, uint32_t *blocks);
+void allocator_unclaim(struct store *store, uint64_t address, uint32_t blocks);
+/* Place for one node in each of the pool's copies. */
+int allocator_claim_node(struct store *store, uint64_t address[2]);
+/* Blocks become part of a tree. `by_checkpoint`: of the running checkpoint's own state too. */
+void allocator_commit(struct store *store, uint64_t address, uint32_t blocks, bool by_checkpoint);
+void allocator_freeze(struct store *store);
+/* In the running checkpoint's image (and live) these blocks are free; still busy. */
+void allocator_clear(struct store *store, uint64_t address, uint32_t blocks);
+int allocator_write(struct store *store, uint64_t sequence);
+void allocator_thaw(struct store *store);
+/* Freed blocks may be handed out again. */
+void allocator_release(struct store *store, uint64_t address, uint32_t blocks);
+bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim_class);
+bool allocator_in_zone(const struct allocator *allocator, uint64_t address, uint64_t blocks);
+
+/* ---- segment.c ------------------------------------------------------------------------------------------------ */
+int segments_flush(struct store *store);
+/* Under the store lock, when gathered records are cut off into a group: what they name is not changed any more. */
+void segments_seal(struct store *store);
+/* Memory of an unsealed block with a hold on its segment, to be given back by segment_unpin(); NULL if there is none. */
+uint8_t *segment_pin(struct store *store, uint64_t address, struct segment **segment);
+void segment_unpin(struct store *store, struct segment *segment);
+void segments_destroy(struct store *store);
+
+/* ---- journal.c ------------------------------------------------------------------------------------------------ */
+int journal_create(struct store *store);
+bool journal_has_room(const struct store *store, size_t record_bytes);
+/* Reserves room for a record and returns where to write it; NULL: out of memory. */
+uint8_t *journal_record(struct store *store, enum journal_record_type type, size_t body_bytes);
+/* Writes a group at the head; advances it. Called with commit_mutex held, without the store lock. */
+int journal_write_group(struct store *store, const struct byte_buffer *payload);
+/* Under the store lock: moves the gathered records to `writing` and seals the data they name. */
+void journal_cut(struct store *store);
+/* With commit_mutex held: writes the data and the records in `writing`; does not flush. */
+int journal_write_cut(struct store *store);
+
+/* ---- recovery.c ----------------------------------------------------------------------------------------------- */
+int journal_replay(struct store *store, uint64_t position, uint64_t sequence, struct store_failure *failure);
+
+/* ---- superblock.c --------------------------------------------------------------------------------------------- */
+struct superblock {
+    uint8_t uuid[16];
+    char label[64];
+    uint32_t version, flags, node_size, copies;
+    uint64_t sequence, epoch, size_blocks, journal_start, journal_blocks, bitmap_start, bitmap_pages;
+    uint64_t journal_position, journal_sequence, next_object_id, next_queue_id, bitmap_digest;
+    struct tree_root root;
+};
+int superblock_write(struct store *store, const struct superblock *superblock);
+int superblock_read(struct storage *storage, struct superblock *out, struct store_failure *failure);
+void superblock_describe(struct store *store, struct superblock *out);
+
+/* ---- catalog.c ------------------------------------------------------------------------------------------------ */
+int catalog_create(struct store *store);
+void catalog_destroy(struct store *store);
+int catalog_load(struct store *store, struct store_failure *failure);
+struct volume *volume_by_id(struct store *store, uint64_t id);
+struct snapshot *snapshot_by_id(struct store *store, uint64_t id);
+struct snapshot *snapshot_by_name(struct store *store, const struct volume *volume, const char *name);
+/* First slot with id >= the given one. */
+size_t volume_slot(const struct volume *volume, uint64_t id);
+const struct tree_root *object_root(struct store *store, uint64_t object_id, struct chain **chain);
+void mark_chain_dirty(struct store *store, struct chain *chain);
+void mark_snapshot_dirty(struct store *store, struct snapshot *snapshot);
+struct queue_item *queue_append(struct store *store, enum queue_kind kind);
+void record_removed(struct store *store, enum system_key_type type, uint64_t id);
+/* The changes themselves, used by calls and by replay alike; ids and times are the caller's. Under the store lock. */
+struct volume_arguments {
+    uint64_t id, chain_id, created_ns;
+    const char *name;
+};
+int apply_volume_create(struct store *store, const struct volume_arguments *arguments);
+int apply_volume_destroy(struct store *store, uint64_t volume_id);
+int apply_snapshot_create(struct store *store, uint64_t volume_id, uint64_t snapshot_id, uint64_t created_ns,
+                          const char *name);
+int apply_snapshot_delete(struct store *store, uint64_t snapshot_id);
+int apply_annotate(struct store *store, uint64_t snapshot_id, uint32_t hold_count, const void *annotation,
+                   size_t annotation_length);
+int apply_clone(struct store *store, uint64_t snapshot_id, const struct volume_arguments *arguments);
+int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id, uint64_t guard_id,
+                   uint64_t chain_id, uint64_t created_ns, const char *guard_name);
+int name_check(const char *name);
+struct chain *chain_attach(struct store *store, uint64_t id, struct volume *volume, struct snapshot *origin);
+struct volume *volume_attach(struct store *store, uint64_t id, const char *name);
+struct snapshot *snapshot_attach(struct store *store, struct chain *chain, uint64_t id, const char *name, bool hidden);
+
+/* ---- catalog_save.c ------------------------------------------------------------------------------------------- */
+/* Under the store lock, at a checkpoint's freeze: gathers every changed record into the checkpoint. */
+int catalog_freeze(struct store *store);
+
+/* ---- system.c ------------------------------------------------------------------------------------------------- */
+/* The system tree, for the checkpoint (changes) and for opening. Each takes the store lock by itself. */
+int system_put(struct store *store, const uint8_t *key, size_t key_length, const uint8_t *value, size_t value_length);
+int system_delete(struct store *store, const uint8_t *key, size_t key_length);
+struct system_item {
+    uint8_t key[STORE_KEY_LENGTH_MAX];
+    uint16_t key_length, value_length;
+    uint8_t value[2048];
+};
+/* First item with key >= item->key; -ENOENT when there is none. */
+int system_seek(struct store *store, struct system_item *item);
+size_t system_key(uint8_t *key, enum system_key_type type, uint64_t id);
+
+/* ---- transaction.c -------------------------------------------------------------------------------------------- */
+struct change {
+    enum journal_change_type type;
+    uint16_t flags;
+    uint16_t key_length;
+    uint16_t value_length;
+    uint32_t at; /* key and value in the arena; for a kill: address, birth, blocks */
+};
+#define CHANGES_MAX 512u
+#define ARENA_BYTES_MAX (160u << 10)
+
+/* Applies changes whose nodes are in memory and whose journal record is written. */
+void changes_apply(struct store *store, struct chain *chain, const struct change *changes, size_t count,
+                   const uint8_t *arena);
+int changes_prepare(struct store *store, struct chain *chain, const struct change *changes, size_t count,
+                    const uint8_t *arena, struct miss *miss);
+
+/* ---- checkpoint.c --------------------------------------------------------------------------------------------- */
+int checkpoint_run(struct store *store, bool clean);
+
+/* ---- checkpoint_queue.c --------------------------------------------------------------------------------------- */
+/* Inside a checkpoint: dead entries into their buckets, and the deletion queue, in the system tree. */
+int queue_spill(struct store *store, const struct spilled_bucket *spill);
+int queue_work(struct store *store);
+void checkpoint_destroy(struct store *store);
+/* ---- maintenance.c -------------------------------------------------------------------------------------------- */
+int maintenance_start(struct store *store);
+void maintenance_stop(struct store *store);
+/* Before a change, without locks: commits or checkpoints when memory, journal or space ask for it. */
+int store_throttle(struct store *store);
+
+#endif

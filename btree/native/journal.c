@@ -1,0 +1,133 @@
+/* The circular log of logical redo records. A group holds everything that happened since the group before it; one
+ * flush makes the group and the data it names durable together, because recovery checks that data against the
+ * checksums in the records (recovery.c). Group commit after Gawlick and Kinkade, "Varieties of concurrency control in
+ * IMS/VS Fast Path" (1985); journaling of a whole transaction as one unit after Giampaolo, "Practical File System
+ * Design with the Be File System" (1999), chapter 7. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+#define RECORD_HEADER_LENGTH 8u
+
+int journal_create(struct store *store)
+{
+    struct journal *journal = &store->journal;
+    journal->pending_bytes_max = journal->size_bytes / 8;
+    if (journal->pending_bytes_max > (4u << 20))
+        journal->pending_bytes_max = 4u << 20;
+    journal->pool_tag = store_checksum(store->uuid, sizeof store->uuid);
+    return 0;
+}
+
+static uint64_t group_bytes(uint64_t payload)
+{
+    return (JOURNAL_PAYLOAD + payload + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE * STORE_BLOCK_SIZE;
+}
+
+/* The group may have to begin at the log's start, leaving less than its own length unused at the end: hence twice. A
+ * group cut off but not yet written counts with the gathered records. */
+bool journal_has_room(const struct store *store, size_t record_bytes)
+{
+    const struct journal *journal = &store->journal;
+    uint64_t next = group_bytes(journal->pending.length + RECORD_HEADER_LENGTH + record_bytes);
+    uint64_t writing = journal->writing.length ? group_bytes(journal->writing.length) : 0;
+    return journal->head - journal->tail + 2 * (next + writing) <= journal->size_bytes;
+}
+
+uint8_t *journal_record(struct store *store, enum journal_record_type type, size_t body_bytes)
+{
+    struct byte_buffer *pending = &store->journal.pending;
+    if (buffer_reserve(pending, RECORD_HEADER_LENGTH + body_bytes) < 0)
+        return NULL;
+    uint8_t *at = pending->bytes + pending->length;
+    save32(at, (uint32_t)type);
+    save32(at + 4, (uint32_t)body_bytes);
+    pending->length += RECORD_HEADER_LENGTH + body_bytes;
+    return at + RECORD_HEADER_LENGTH;
+}
+
+int journal_write_group(struct store *store, const struct byte_buffer *payload)
+{
+    struct journal *journal = &store->journal;
+    uint64_t length = group_bytes(payload->length);
+    uint8_t *group = aligned_alloc(STORE_BLOCK_SIZE, length);
+    if (!group)
+        return -ENOMEM;
+    memset(group, 0, JOURNAL_PAYLOAD);
+    memcpy(group + JOURNAL_PAYLOAD, payload->bytes, payload->length);
+    memset(group + JOURNAL_PAYLOAD + payload->length, 0, length - JOURNAL_PAYLOAD - payload->length);
+    save32(group + JOURNAL_MAGIC_AT, JOURNAL_MAGIC);
+    save32(group + JOURNAL_PAYLOAD_LENGTH, (uint32_t)payload->length);
+    save64(group + JOURNAL_SEQUENCE, journal->sequence);
+    save64(group + JOURNAL_FLUSHED_SEQUENCE, journal->flushed_sequence);
+    save64(group + JOURNAL_POOL_TAG, journal->pool_tag);
+    save64(group + JOURNAL_EPOCH, journal->writing_epoch);
+    save64(group + JOURNAL_CHECKSUM, store_checksum(group, JOURNAL_PAYLOAD + payload->length));
+    uint64_t at = journal->head, place = at % journal->size_bytes;
+    if (place + length > journal->size_bytes) {
+        at += journal->size_bytes - place;
+        place = 0;
+    }
+    int result = storage_write(store, group, length, journal->start_byte + place);
+    free(group);
+    if (result < 0)
+        return result;
+    atomic_fetch_add(&store->journal_written_bytes, length);
+    pthread_mutex_lock(&store->lock);
+    journal->head = at + length;
+    journal->written_sequence = journal->sequence++;
+    journal->writing.length = 0;
+    pthread_mutex_unlock(&store->lock);
+    return 0;
+}
+
+void journal_cut(struct store *store)
+{
+    struct journal *journal = &store->journal;
+    struct byte_buffer taken = journal->pending;
+    journal->pending = journal->writing;
+    journal->pending.length = 0;
+    journal->writing = taken;
+    journal->writing_epoch = store->epoch;
+    segments_seal(store);
+}
+
+int journal_write_cut(struct store *store)
+{
+    int result = segments_flush(store);
+    if (result == 0 && store->journal.writing.length)
+        result = journal_write_group(store, &store->journal.writing);
+    if (result < 0)
+        store_fail(store, result);
+    return result;
+}
+
+int store_commit(struct store *store)
+{
+    struct journal *journal = &store->journal;
+    if (store->read_only)
+        return 0;
+    pthread_mutex_lock(&store->commit_mutex);
+    int result = atomic_load(&store->failed_errno) ? -EIO : 0;
+    pthread_mutex_lock(&store->lock);
+    bool outstanding = journal->pending.length > 0 || journal->written_sequence != journal->flushed_sequence;
+    if (result == 0 && outstanding)
+        journal_cut(store);
+    pthread_mutex_unlock(&store->lock);
+    if (result == 0 && outstanding) {
+        result = journal_write_cut(store);
+        if (result == 0) {
+            result = storage_flush(store);
+            if (result < 0)
+                store_fail(store, result);
+        }
+        pthread_mutex_lock(&store->lock);
+        if (result == 0)
+            journal->flushed_sequence = journal->written_sequence;
+        store->counters.commits++;
+        pthread_mutex_unlock(&store->lock);
+    }
+    pthread_mutex_unlock(&store->commit_mutex);
+    return result < 0 ? -EIO : 0;
+}

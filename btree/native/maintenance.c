@@ -1,0 +1,131 @@
+/* The background thread: commits every interval, checkpoints when memory, journal or freed space ask for it. And the
+ * throttle, by which writers wait for it when it falls behind (invariant I7). */
+#include <errno.h>
+#include <time.h>
+
+#include "internal.h"
+
+/* Without pressure a checkpoint is written after this long, so that recovery and freed space stay near the present. */
+#define CHECKPOINT_INTERVAL_NS (UINT64_C(15) * 1000000000u)
+#define DELETION_INTERVAL_NS (UINT64_C(1) * 1000000000u)
+
+struct pressure {
+    size_t dirty_bytes, pending_bytes;
+    uint64_t journal_live_bytes;
+    bool changes, deletions;
+};
+
+static void measure(struct store *store, struct pressure *out)
+{
+    pthread_mutex_lock(&store->lock);
+    out->dirty_bytes = store->dirty_count * store->node_size + store->dead_bytes;
+    out->pending_bytes = store->journal.pending.length;
+    out->journal_live_bytes = store->journal.head - store->journal.tail;
+    out->changes = out->journal_live_bytes || out->pending_bytes;
+    out->deletions = store->queue_head != NULL;
+    pthread_mutex_unlock(&store->lock);
+}
+
+static bool wants_checkpoint(const struct store *store, const struct pressure *pressure)
+{
+    return pressure->dirty_bytes > store->dirty_bytes_max ||
+           pressure->journal_live_bytes > store->journal.size_bytes / 2;
+}
+
+static void wake(struct store *store)
+{
+    pthread_mutex_lock(&store->maintenance_mutex);
+    store->maintenance_wanted = true;
+    pthread_cond_signal(&store->maintenance_condition);
+    pthread_mutex_unlock(&store->maintenance_mutex);
+}
+
+int store_throttle(struct store *store)
+{
+    if (store->read_only || atomic_load(&store->failed_errno))
+        return -EROFS;
+    struct pressure pressure;
+    measure(store, &pressure);
+    bool background = store->maintenance_started;
+    int result = 0;
+    if (wants_checkpoint(store, &pressure)) {
+        if (!background || pressure.dirty_bytes > store->dirty_bytes_max * 2)
+            result = checkpoint_run(store, false);
+        else
+            wake(store);
+    } else if (pressure.pending_bytes > store->journal.pending_bytes_max) {
+        if (!background || pressure.pending_bytes > store->journal.pending_bytes_max * 2)
+            result = store_commit(store);
+        else
+            wake(store);
+    }
+    return result < 0 ? -EROFS : 0;
+}
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Sleeps until the interval is over or somebody wakes it; false when the store is closing. */
+static bool wait_interval(struct store *store)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += store->commit_interval_ms / 1000;
+    until.tv_nsec += (long)(store->commit_interval_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&store->maintenance_mutex);
+    int result = 0;
+    while (!store->stopping && !store->maintenance_wanted && result != ETIMEDOUT)
+        result = pthread_cond_timedwait(&store->maintenance_condition, &store->maintenance_mutex, &until);
+    store->maintenance_wanted = false;
+    bool go_on = !store->stopping;
+    pthread_mutex_unlock(&store->maintenance_mutex);
+    return go_on;
+}
+
+static void *maintain(void *argument)
+{
+    struct store *store = argument;
+    uint64_t last_ns = monotonic_ns();
+    while (wait_interval(store)) {
+        struct pressure pressure;
+        measure(store, &pressure);
+        uint64_t since_ns = monotonic_ns() - last_ns;
+        bool due = (pressure.changes && since_ns >= CHECKPOINT_INTERVAL_NS) ||
+                   (pressure.deletions && since_ns >= DELETION_INTERVAL_NS);
+        /* a failure is recorded in the store, and every later call reports it */
+        if (wants_checkpoint(store, &pressure) || due) {
+            (void)checkpoint_run(store, false);
+            last_ns = monotonic_ns();
+        } else {
+            (void)store_commit(store);
+        }
+    }
+    return NULL;
+}
+
+int maintenance_start(struct store *store)
+{
+    int error = pthread_create(&store->maintenance_thread, NULL, maintain, store);
+    store->maintenance_started = error == 0;
+    return -error;
+}
+
+void maintenance_stop(struct store *store)
+{
+    if (!store->maintenance_started)
+        return;
+    pthread_mutex_lock(&store->maintenance_mutex);
+    store->stopping = true;
+    pthread_cond_signal(&store->maintenance_condition);
+    pthread_mutex_unlock(&store->maintenance_mutex);
+    pthread_join(store->maintenance_thread, NULL);
+    store->maintenance_started = false;
+}

@@ -1,0 +1,478 @@
+/* The copy-on-write B-tree: descents, changes with path copying, cursors. Under the store lock, on nodes in memory;
+ * what is not in memory is reported as a miss and read by the caller with the lock released.
+ *
+ * Path copying after Rodeh, "B-trees, Shadowing, and Clones" (2008), without reference counts: who owns a block
+ * follows from birth epochs and dead buckets (deadlist.c). Invariant I1 is kept by `writable`: only an unwritten
+ * node younger than every snapshot and every checkpoint of its chain is changed in place. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+static void page_pointer(const uint8_t *page, uint16_t slot, struct tree_pointer *pointer)
+{
+    struct page_item item;
+    page_get(page, slot, &item);
+    pointer_load(item.value, pointer);
+}
+
+static struct node *descend(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
+                            struct miss *miss)
+{
+    struct tree_pointer pointer = root->pointer;
+    uint8_t level = root->level;
+    for (;;) {
+        struct node *node = cache_resolve(store, &pointer);
+        if (!node) {
+            miss->pointer = pointer;
+            miss->level = level;
+            return NULL;
+        }
+        if (level == 0)
+            return node;
+        page_pointer(node->page, page_find_child(node->page, key, key_length), &pointer);
+        level--;
+    }
+}
+
+int tree_get(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
+             struct page_item *item, struct miss *miss)
+{
+    if (root->pointer.address[0] == 0)
+        return -ENOENT;
+    struct node *leaf = descend(store, root, key, key_length, miss);
+    if (!leaf)
+        return STORE_AGAIN;
+    bool exact;
+    uint16_t slot = page_find(leaf->page, key, key_length, &exact);
+    if (!exact)
+        return -ENOENT;
+    page_get(leaf->page, slot, item);
+    return 0;
+}
+
+int tree_prepare(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
+                 struct miss *miss)
+{
+    if (root->pointer.address[0] == 0)
+        return 0;
+    return descend(store, root, key, key_length, miss) ? 0 : STORE_AGAIN;
+}
+
+/* ---- changes -------------------------------------------------------------------------------------------------- */
+
+struct path {
+    struct node *nodes[STORE_TREE_HEIGHT_MAX]; /* by level */
+    uint16_t slots[STORE_TREE_HEIGHT_MAX];     /* slot of nodes[level] in nodes[level + 1] */
+    uint8_t height;                            /* level of the root */
+};
+
+/* The system tree is changed while the foreground may raise the epoch: its nodes are of the epoch that the checkpoint's
+ * superblock will name. */
+static uint64_t birth_now(const struct store *store, const struct chain *chain)
+{
+    return chain->is_system ? store->checkpoint.frozen_epoch + 1 : store->epoch;
+}
+
+static struct node *new_node(struct store *store, const struct chain *chain, uint8_t level)
+{
+    struct node *node = node_allocate(store);
+    node->birth = birth_now(store, chain);
+    node->level = level;
+    node->state = NODE_DIRTY;
+    node->system = chain->is_system;
+    page_initialize(node->page, store->node_size, level, node->birth);
+    dirty_list_add(store, node);
+    return node;
+}
+
+static bool writable(const struct store *store, const struct chain *chain, const struct node *node)
+{
+    return node->state == NODE_DIRTY && node->birth > chain_floor(chain) &&
+           (!store->checkpoint.running || node->birth > store->checkpoint.frozen_epoch);
+}
+
+static void tagged_pointer(const struct node *node, struct tree_pointer *pointer)
+{
+    *pointer = (struct tree_pointer){.address = {node_tag(node), 0}, .birth = node->birth};
+}
+
+static void set_child(struct node *parent, uint16_t slot, const struct node *child)
+{
+    struct tree_pointer pointer;
+    uint8_t value[POINTER_LENGTH];
+    tagged_pointer(child, &pointer);
+    pointer_save(value, &pointer);
+    page_overwrite(parent->page, slot, value, POINTER_LENGTH, STORE_VALUE_PLAIN);
+}
+
+static void set_root(struct chain *chain, const struct node *node)
+{
+    tagged_pointer(node, &chain->head.pointer);
+    chain->head.level = node->level;
+}
+
+/* The node of a path at `level`, copied first where it may not be changed in place. */
+static struct node *make_writable(struct store *store, struct chain *chain, const struct tree_pointer *pointer,
+                                  struct node *node)
+{
+    if (writable(store, chain, node))
+        return node;
+    struct node *copy = node_allocate(store);
+    memcpy(copy->page, node->page, store->node_size);
+    copy->birth = birth_now(store, chain);
+    copy->level = node->level;
+    copy->state = NODE_DIRTY;
+    copy->system = chain->is_system;
+    save64(copy->page + NODE_BIRTH, copy->birth);
+    dirty_list_add(store, copy);
+    store->counters.nodes_copied++;
+    kill_node(store, chain, pointer);
+    return copy;
+}
+
+/* Descends to the leaf of key, copying on the way. The tree is not empty. */
+static void descend_writable(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length,
+                             struct path *path)
+{
+    struct tree_pointer pointer = chain->head.pointer;
+    path->height = chain->head.level;
+    struct node *node = make_writable(store, chain, &pointer, cache_resolve(store, &pointer));
+    set_root(chain, node);
+    path->nodes[path->height] = node;
+    for (uint8_t level = path->height; level > 0; level--) {
+        struct node *parent = path->nodes[level];
+        uint16_t slot = page_find_child(parent->page, key, key_length);
+        page_pointer(parent->page, slot, &pointer);
+        struct node *child = cache_resolve(store, &pointer);
+        node = make_writable(store, chain, &pointer, child);
+        if (node != child)
+            set_child(parent, slot, node);
+        path->nodes[level - 1] = node;
+        path->slots[level - 1] = slot;
+    }
+}
+
+/* Shortest key that is greater than every key on the left and not greater than the first on the right; inner nodes
+ * keep their full separators. */
+static uint16_t separator(const uint8_t *left, const uint8_t *right, uint8_t *out)
+{
+    uint8_t last[STORE_KEY_LENGTH_MAX];
+    uint16_t length = page_copy_key(right, 0, out);
+    if (page_level(left) > 0)
+        return length;
+    uint16_t last_length = page_copy_key(left, (uint16_t)(page_count(left) - 1), last);
+    uint16_t shared = 0;
+    while (shared < last_length && shared < length && last[shared] == out[shared])
+        shared++;
+    return (uint16_t)(shared < length ? shared + 1 : length);
+}
+
+/* Cuts a full node in two with the new item in its place; the new right sibling is returned. */
+static struct node *split_insert(struct store *store, const struct chain *chain, struct node *node,
+                                 uint16_t slot, const struct page_item *item)
+{
+    struct page_item *items = store->scratch_items;
+    uint16_t count = page_count(node->page);
+    for (uint16_t i = 0; i < count; i++)
+        page_get(node->page, i, &items[i < slot ? i : i + 1]);
+    items[slot] = *item;
+    size_t cut = page_split_point(items, (size_t)count + 1, slot);
+    struct node *right = new_node(store, chain, node->level);
+    /* an item is at most a quarter of a node, so halves fit; going on with lost items would be worse than ending */
+    if (!page_build(right->page, store->node_size, node->level, right->birth, items + cut, (size_t)count + 1 - cut) ||
+        !page_build(store->scratch_page, store->node_size, node->level, page_birth(node->page), items, cut))
+        abort();
+    memcpy(node->page, store->scratch_page, store->node_size);
+    return right;
+}
+
+static void insert_at(struct store *store, struct chain *chain, struct path *path, uint8_t level, uint16_t slot,
+                      const struct page_item *item)
+{
+    struct node *node = path->nodes[level];
+    if (page_insert(node->page, store->node_size, slot, item, store->scratch_page))
+        return;
+    struct node *right = split_insert(store, chain, node, slot, item);
+    uint8_t key[STORE_KEY_LENGTH_MAX], value[POINTER_LENGTH];
+    struct tree_pointer pointer;
+    tagged_pointer(right, &pointer);
+    pointer_save(value, &pointer);
+    struct page_item entry = {.suffix = key, .value = value, .value_length = POINTER_LENGTH};
+    entry.suffix_length = separator(node->page, right->page, key);
+    if (level < path->height) {
+        insert_at(store, chain, path, (uint8_t)(level + 1), (uint16_t)(path->slots[level] + 1), &entry);
+        return;
+    }
+    struct node *root = new_node(store, chain, (uint8_t)(level + 1));
+    uint8_t left_key[STORE_KEY_LENGTH_MAX], left_value[POINTER_LENGTH];
+    tagged_pointer(node, &pointer);
+    pointer_save(left_value, &pointer);
+    struct page_item items[2] = {{.suffix = left_key, .value = left_value, .value_length = POINTER_LENGTH}, entry};
+    items[0].suffix_length = 0;
+    page_build(root->page, store->node_size, root->level, root->birth, items, 2);
+    set_root(chain, root);
+}
+
+void tree_put(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length, const uint8_t *value,
+              uint16_t value_length, enum store_value_kind kind)
+{
+    struct path path;
+    struct page_item item = {.suffix = key,
+                             .value = value,
+                             .suffix_length = (uint16_t)key_length,
+                             .value_length = value_length,
+                             .kind = (uint16_t)kind};
+    if (chain->head.pointer.address[0] == 0) {
+        struct node *leaf = new_node(store, chain, 0);
+        page_build(leaf->page, store->node_size, 0, leaf->birth, &item, 1);
+        set_root(chain, leaf);
+        return;
+    }
+    descend_writable(store, chain, key, key_length, &path);
+    bool exact;
+    uint16_t slot = page_find(path.nodes[0]->page, key, key_length, &exact);
+    if (exact) {
+        struct page_item old;
+        page_get(path.nodes[0]->page, slot, &old);
+        if (old.value_length == value_length) {
+            page_overwrite(path.nodes[0]->page, slot, value, value_length, (uint16_t)kind);
+            return;
+        }
+        page_delete(path.nodes[0]->page, slot);
+    }
+    insert_at(store, chain, &path, 0, slot, &item);
+}
+
+static void give_up(struct store *store, struct chain *chain, struct node *node)
+{
+    struct tree_pointer pointer;
+    tagged_pointer(node, &pointer);
+    kill_node(store, chain, &pointer);
+}
+
+/* Joins a sparse node with a neighbour under the same parent when that one is in memory and both fit in one page. */
+static bool merge_with_neighbour(struct store *store, struct chain *chain, struct path *path, uint8_t level)
+{
+    struct node *parent = path->nodes[level + 1], *node = path->nodes[level];
+    uint16_t slot = path->slots[level];
+    for (int side = 0; side < 2; side++) {
+        if (side == 0 ? slot == 0 : slot + 1 >= page_count(parent->page))
+            continue;
+        uint16_t other_slot = (uint16_t)(side == 0 ? slot - 1 : slot + 1);
+        struct tree_pointer pointer;
+        page_pointer(parent->page, other_slot, &pointer);
+        struct node *other = cache_resolve(store, &pointer);
+        if (!other)
+            continue;
+        struct node *left = side == 0 ? other : node, *right = side == 0 ? node : other;
+        uint16_t left_count = page_count(left->page), right_count = page_count(right->page);
+        if (page_used(left->page, store->node_size) + page_used(right->page, store->node_size) >
+            store->node_size - store->node_size / 8)
+            continue;
+        struct page_item *items = store->scratch_items;
+        for (uint16_t i = 0; i < left_count; i++)
+            page_get(left->page, i, &items[i]);
+        for (uint16_t i = 0; i < right_count; i++)
+            page_get(right->page, i, &items[left_count + i]);
+        if (!page_build(store->scratch_page, store->node_size, level, page_birth(node->page), items,
+                        (size_t)left_count + right_count))
+            continue;
+        memcpy(node->page, store->scratch_page, store->node_size);
+        kill_node(store, chain, &pointer);
+        /* the left slot's separator stays and names the joined node */
+        set_child(parent, (uint16_t)(side == 0 ? other_slot : slot), node);
+        page_delete(parent->page, (uint16_t)(side == 0 ? slot : other_slot));
+        return true;
+    }
+    return false;
+}
+
+/* Takes a child out of its parent. The key of slot 0 bounds the whole node from below and therefore stays. */
+static void remove_child(struct node *parent, uint16_t slot)
+{
+    if (slot == 0 && page_count(parent->page) > 1) {
+        struct page_item next;
+        page_get(parent->page, 1, &next);
+        page_overwrite(parent->page, 0, next.value, POINTER_LENGTH, STORE_VALUE_PLAIN);
+        slot = 1;
+    }
+    page_delete(parent->page, slot);
+}
+
+static void shrink_root(struct store *store, struct chain *chain, struct path *path)
+{
+    for (uint8_t level = path->height; level > 0; level--) {
+        struct node *root = path->nodes[level];
+        if (page_count(root->page) != 1)
+            return;
+        struct tree_pointer pointer;
+        page_pointer(root->page, 0, &pointer);
+        chain->head.pointer = pointer;
+        chain->head.level = (uint8_t)(level - 1);
+        give_up(store, chain, root);
+        if (!path->nodes[level - 1] || !pointer_is_tagged(&pointer) ||
+            tagged_node(pointer.address[0]) != path->nodes[level - 1])
+            return;
+    }
+}
+
+void tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length)
+{
+    if (chain->head.pointer.address[0] == 0)
+        return;
+    bool exact;
+    struct miss miss;
+    struct node *leaf = descend(store, &chain->head, key, key_length, &miss);
+    page_find(leaf->page, key, key_length, &exact);
+    if (!exact)
+        return;
+    struct path path;
+    descend_writable(store, chain, key, key_length, &path);
+    uint16_t slot = page_find(path.nodes[0]->page, key, key_length, &exact);
+    page_delete(path.nodes[0]->page, slot);
+    for (uint8_t level = 0; level < path.height; level++) {
+        struct node *node = path.nodes[level];
+        if (page_count(node->page) == 0) {
+            remove_child(path.nodes[level + 1], path.slots[level]);
+            give_up(store, chain, node);
+            path.nodes[level] = NULL;
+            continue;
+        }
+        if (page_used(node->page, store->node_size) >= store->node_size / 4 ||
+            !merge_with_neighbour(store, chain, &path, level))
+            break;
+    }
+    struct node *root = path.nodes[path.height];
+    if (page_count(root->page) == 0) {
+        chain->head = (struct tree_root){0};
+        give_up(store, chain, root);
+        return;
+    }
+    shrink_root(store, chain, &path);
+}
+
+/* ---- cursors -------------------------------------------------------------------------------------------------- */
+
+static void cursor_fill(struct cursor *cursor)
+{
+    struct page_item item;
+    const struct node *leaf = cursor->nodes[0];
+    page_get(leaf->page, cursor->slots[0], &item);
+    cursor->item.key_length = item_copy_key(&item, cursor->key);
+    cursor->item.key = cursor->key;
+    cursor->item.value = item.value;
+    cursor->item.value_length = item.value_length;
+    cursor->item.kind = (enum store_value_kind)item.kind;
+}
+
+/* Fills the levels below `level` with the first or last way down. */
+static int cursor_descend_edge(struct store *store, struct cursor *cursor, uint16_t level, bool first,
+                               struct miss *miss)
+{
+    for (; level > 0; level--) {
+        struct tree_pointer pointer;
+        page_pointer(((struct node *)cursor->nodes[level])->page, cursor->slots[level], &pointer);
+        struct node *node = cache_resolve(store, &pointer);
+        if (!node) {
+            miss->pointer = pointer;
+            miss->level = (uint8_t)(level - 1);
+            return STORE_AGAIN;
+        }
+        cursor->nodes[level - 1] = node;
+        cursor->slots[level - 1] = (uint16_t)(first ? 0 : page_count(node->page) - 1);
+    }
+    return 0;
+}
+
+int tree_cursor_step(struct store *store, struct cursor *cursor, bool forward, struct miss *miss)
+{
+    for (uint16_t level = 0; level < cursor->depth; level++) {
+        const struct node *node = cursor->nodes[level];
+        if (forward ? cursor->slots[level] + 1 < page_count(node->page) : cursor->slots[level] > 0) {
+            cursor->slots[level] = (uint16_t)(forward ? cursor->slots[level] + 1 : cursor->slots[level] - 1);
+            int result = cursor_descend_edge(store, cursor, level, forward, miss);
+            if (result == 0)
+                cursor_fill(cursor);
+            return result;
+        }
+    }
+    return -ENOENT;
+}
+
+/* Positions on the leaf slot where key is or would be, which may be one past the leaf's last. */
+static int cursor_place(struct store *store, const struct tree_root *root, struct cursor *cursor, const uint8_t *key,
+                        size_t key_length, bool *exact, struct miss *miss)
+{
+    if (root->pointer.address[0] == 0)
+        return -ENOENT;
+    struct tree_pointer pointer = root->pointer;
+    cursor->depth = (uint16_t)(root->level + 1);
+    for (uint16_t level = root->level;; level--) {
+        struct node *node = cache_resolve(store, &pointer);
+        if (!node) {
+            miss->pointer = pointer;
+            miss->level = (uint8_t)level;
+            return STORE_AGAIN;
+        }
+        cursor->nodes[level] = node;
+        if (level == 0) {
+            cursor->slots[0] = page_find(node->page, key, key_length, exact);
+            return 0;
+        }
+        cursor->slots[level] = page_find_child(node->page, key, key_length);
+        page_pointer(node->page, cursor->slots[level], &pointer);
+    }
+}
+
+int tree_cursor_seek(struct store *store, const struct tree_root *root, struct cursor *cursor, const uint8_t *key,
+                     size_t key_length, struct miss *miss)
+{
+    bool exact;
+    int result = cursor_place(store, root, cursor, key, key_length, &exact, miss);
+    if (result)
+        return result;
+    const struct node *leaf = cursor->nodes[0];
+    if (cursor->slots[0] < page_count(leaf->page)) {
+        cursor_fill(cursor);
+        return 0;
+    }
+    cursor->slots[0]--;
+    return tree_cursor_step(store, cursor, true, miss);
+}
+
+int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct cursor *cursor,
+                          const uint8_t *key, size_t key_length, struct miss *miss)
+{
+    bool exact = false;
+    if (!key) {
+        if (root->pointer.address[0] == 0)
+            return -ENOENT;
+        struct node *node = cache_resolve(store, &root->pointer);
+        if (!node) {
+            miss->pointer = root->pointer;
+            miss->level = root->level;
+            return STORE_AGAIN;
+        }
+        cursor->depth = (uint16_t)(root->level + 1);
+        cursor->nodes[root->level] = node;
+        cursor->slots[root->level] = (uint16_t)(page_count(node->page) - 1);
+        int result = cursor_descend_edge(store, cursor, root->level, false, miss);
+        if (result == 0)
+            cursor_fill(cursor);
+        return result;
+    }
+    int result = cursor_place(store, root, cursor, key, key_length, &exact, miss);
+    if (result)
+        return result;
+    if (exact) {
+        cursor_fill(cursor);
+        return 0;
+    }
+    if (cursor->slots[0] > 0) {
+        cursor->slots[0]--;
+        cursor_fill(cursor);
+        return 0;
+    }
+    return tree_cursor_step(store, cursor, false, miss);
+}
