@@ -1,0 +1,98 @@
+"""The file system's verbs in C, over a btree store. Every call releases the GIL; errors are OSError with errno set.
+
+Node ids. A FUSE node id is (view << 40) | inode number. A view is one tree as this mount shows it: the mounted
+volume, one generation of it; a snapshot; another volume. View 0 is the mounted volume as it was at mount; a rollback
+gives a volume a new view, and node ids of the old one answer ESTALE. Node id 1 always means the root of the mounted
+volume's present view. Inode number 1 is the root directory of every tree.
+"""
+
+from typing import Final
+
+from btree import Store
+
+VIEW_SHIFT: Final = 40
+ROOT_INODE: Final = 1
+INLINE_LENGTH_MAX: Final[int]
+
+# (node_id, mode, nlink, uid, gid, rdev, size, blocks_512, atime_ns, mtime_ns, ctime_ns, birth_ns, flags)
+Attributes = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
+
+class FileSystem:
+    """One mounted volume and whatever other trees are looked at through it."""
+
+    def __init__(self, store: Store, volume_id: int, *, read_only: bool = False) -> None:
+        """Makes the root directory when the volume is empty, and finishes interrupted truncations and removals of
+        unlinked files left by a crash (unless read_only)."""
+    @staticmethod
+    def initialize(store: Store, volume_id: int, *, uid: int, gid: int, mode: int = 0o755) -> None:
+        """Writes the root directory of a new volume (mkfs)."""
+
+    # views
+    def view_of_snapshot(self, snapshot_id: int) -> int:
+        """Node id of the root of a snapshot's tree; the same one each time. ENOENT."""
+    def view_of_volume(self, volume_id: int) -> int:
+        """Node id of the root of another volume's tree, writable. The mounted volume gives 1."""
+    def forget_snapshot(self, snapshot_id: int) -> None:
+        """The snapshot is deleted: its node ids answer ESTALE from now on."""
+    def rolled_back(self, volume_id: int) -> list[int]:
+        """The volume's content was replaced: starts a new view for it and makes the old one stale. Returns the node
+        ids of the old view that the kernel still holds (lookup count above zero)."""
+    def is_read_only_node(self, node_id: int) -> bool: ...
+    def is_stale(self, node_id: int) -> bool: ...
+
+    # names
+    def lookup(self, parent: int, name: bytes) -> Attributes:
+        """Also "." and "..". Raises the lookup count of the node by one; ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+    def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0,
+               target: bytes | None = None) -> Attributes:
+        """Makes an inode of any type (mode holds the type; target for symlinks) and its name. setgid directories hand
+        on their group (and the bit, to directories). Raises the lookup count. EEXIST, ENOSPC, EMLINK."""
+    def link(self, node: int, new_parent: int, new_name: bytes) -> Attributes:
+        """A further name. Raises the lookup count. EPERM for directories, EMLINK, EXDEV across views."""
+    def unlink(self, parent: int, name: bytes) -> None: ...
+    def rmdir(self, parent: int, name: bytes) -> None: ...
+    def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        """flags: 0, 1 (NOREPLACE) or 2 (EXCHANGE); others EINVAL. A directory into itself: EINVAL."""
+    def readlink(self, node: int) -> bytes: ...
+    def readdir(self, node: int, cookie: int, limit: int, lookup: bool) -> list[tuple[bytes, int, Attributes]]:
+        """Entries after `cookie` (0: from the start): (name, cookie of this entry, attributes). "." and ".." are not
+        included. Cookies stay valid while entries come and go. With `lookup` each entry's lookup count is raised by
+        one; the caller gives back, by forget(), those that it did not pass on."""
+    def parent(self, node: int) -> int:
+        """Node id of a directory's parent (the root's is itself)."""
+    def path(self, node: int) -> bytes:
+        """One path of this inode from the root of its tree, by back-references. ENOENT when it has none left."""
+
+    # inodes
+    def getattr(self, node: int) -> Attributes: ...
+    def setattr(self, node: int, *, mode: int = -1, uid: int = -1, gid: int = -1, size: int = -1,
+                atime_ns: int | None = None, mtime_ns: int | None = None, ctime_ns: int | None = None) -> Attributes:
+        """-1 and None leave a field alone. ctime is set to now unless given. Changing the size zeroes, extends
+        sparsely, or frees; EFBIG past the largest file. chown and size changes clear setuid and setgid as POSIX and
+        Linux do (the kernel does not ask for it separately)."""
+    def forget(self, node: int, count: int) -> None:
+        """Lowers the lookup count. An unlinked inode whose count comes to zero is removed with its space."""
+    def lookup_count(self, node: int) -> int: ...
+    def release_all(self) -> None:
+        """At unmount: removes what is unlinked but still open, forgets every lookup count."""
+
+    # data
+    def read(self, node: int, offset: int, length: int) -> bytes: ...
+    def write(self, node: int, offset: int, data: bytes) -> int:
+        """Returns len(data) or raises: ENOSPC, EFBIG, EROFS, ESTALE, EIO. Clears setuid/setgid."""
+    def fsync(self, node: int) -> None:
+        """Durable when it returns. The store is one journal, so this commits everything before it."""
+
+    # extended attributes
+    def getxattr(self, node: int, name: bytes) -> bytes:
+        """ENODATA."""
+    def setxattr(self, node: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """flags: 1 XATTR_CREATE (EEXIST), 2 XATTR_REPLACE (ENODATA). Up to 64 KiB (E2BIG), names to 255 (ERANGE)."""
+    def removexattr(self, node: int, name: bytes) -> None: ...
+    def listxattr(self, node: int) -> list[bytes]: ...
+
+    def statfs(self) -> tuple[int, int, int, int, int]:
+        """(block_size, blocks, blocks_free, blocks_available, name_length_max)."""
+    def check(self, object_id: int) -> list[str]:
+        """Problems in one tree at file-system level: entries without inodes, link counts, back-references, extents
+        that overlap or pass the end, orphans without records. Empty when sound."""

@@ -1,0 +1,211 @@
+"""The Python client: snapshots and what belongs to them, for programs.
+
+    with cowfs.connect("/mnt/data") as client:
+        before = client.snapshot()
+        ...
+        client.rollback(before["name"])
+
+Plain blocking sockets over one connection that is kept; one thread at a time. Errors are cowfs.CowfsError with
+`code`, `message`, `hint` and `exit_code`.
+"""
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from cowfs.errors import CowfsError
+
+_RECEIVE_LENGTH_BYTES = 1 << 16
+_PAGE_LENGTH = 1000
+# The node id of `.cowfs`, which is its inode number: the highest view, first node (cowfs.history).
+_TOP_INODE_NUMBER = ((1 << 23) - 1) << 40 | 1
+
+
+def find_root(path: str) -> str:
+    """The root of the cowfs mount that a path lies on. CowfsError when it lies on none, or on a dead one."""
+    try:
+        place = os.path.realpath(path, strict=True)
+        device = os.stat(place).st_dev
+        while place != "/" and os.stat(os.path.dirname(place)).st_dev == device:
+            place = os.path.dirname(place)
+        top = os.lstat(os.path.join(place, ".cowfs"))
+    except OSError as error:
+        if error.errno == errno.ENOENT and os.path.lexists(path):
+            raise _not_cowfs(path) from None
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise dead_error(path) from None
+        raise CowfsError.from_os_error(error, f"use {path}", "check the path") from None
+    if top.st_ino != _TOP_INODE_NUMBER:
+        raise _not_cowfs(path)
+    return place
+
+
+def _not_cowfs(path: str) -> CowfsError:
+    return CowfsError("not_cowfs", f"{path} is not on a cowfs mount", "'cowfs status' lists the mounts")
+
+
+def dead_error(path: str) -> CowfsError:
+    """The daemon of the mount that `path` lies on is gone."""
+    from cowfs.mounting import mount_above
+
+    entry = mount_above(path)
+    place = entry.mountpoint if entry else path
+    return CowfsError("dead", f"the daemon of the mount at {place} is gone",
+                      f"unmount with 'cowfs umount {place}', then mount the pool again: it recovers by itself")
+
+
+def find_volume(path: str, root: str) -> str | None:
+    """The name of the volume that a path inside a mount is in; None for the mounted one."""
+    parts = os.path.relpath(os.path.realpath(path), root).split("/")
+    return parts[2] if len(parts) >= 3 and parts[:2] == [".cowfs", "volume"] else None
+
+
+def connect(path: str) -> "Client":
+    """A client for the mount (and the volume) that `path` lies on."""
+    root = find_root(path)
+    return Client(root, find_volume(path, root))
+
+
+class Client:
+    """One connection to a daemon. Snapshots are dicts: name, id, created_ns, epoch, holds, hold_count, clone_count."""
+
+    def __init__(self, mountpoint: str, volume: str | None = None) -> None:
+        self.mountpoint = mountpoint
+        self.volume = volume
+        self._buffer = b""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(os.readlink(os.path.join(mountpoint, ".cowfs", "socket")))
+        except OSError as error:
+            self._socket.close()
+            if error.errno in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTCONN):
+                raise dead_error(mountpoint) from None
+            raise CowfsError.from_os_error(error, f"reach the daemon of {mountpoint}") from None
+
+    @property
+    def directory(self) -> str:
+        """The root of the volume that this client is for."""
+        return os.path.join(self.mountpoint, ".cowfs", "volume", self.volume) if self.volume else self.mountpoint
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def request(self, verb: str, **arguments: object) -> Any:
+        """Sends one request and returns its result. The verbs and their arguments are in cowfs.control."""
+        message = json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n"
+        try:
+            self._socket.sendall(message)
+            while b"\n" not in self._buffer:
+                received = self._socket.recv(_RECEIVE_LENGTH_BYTES)
+                if not received:
+                    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                self._buffer += received
+        except (BrokenPipeError, ConnectionResetError):
+            raise CowfsError("dead", f"the daemon of {self.mountpoint} ended during '{verb}'",
+                             f"see its log, and check with 'cowfs status {self.mountpoint}'") from None
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        reply = json.loads(line)
+        if not reply["ok"]:
+            raise CowfsError.from_json(reply["error"])
+        return reply["result"]
+
+    # ---- snapshots
+
+    def snapshot(self, name: str | None = None, sync: bool = True) -> dict[str, Any]:
+        """Captures every operation that returned before the call. Durable when it returns, unless not `sync`."""
+        result: dict[str, Any] = self.request("snapshot", name=name, sync=sync, volume=self.volume)
+        return result
+
+    def iterate(self) -> Iterator[dict[str, Any]]:
+        """The volume's snapshots, oldest first, fetched in pages."""
+        after = 0
+        while page := self.request("list", after=after, limit=_PAGE_LENGTH, volume=self.volume):
+            yield from page
+            if len(page) < _PAGE_LENGTH:
+                return
+            after = page[-1]["id"]
+
+    def list(self) -> list[dict[str, Any]]:
+        """The volume's snapshots, oldest first."""
+        return [*self.iterate()]
+
+    def rollback(self, name: str) -> dict[str, Any]:
+        """The volume's content becomes the snapshot's; what it was is kept in the snapshot result["guard"]["name"].
+        Files that are open keep their handles, which answer ESTALE."""
+        result: dict[str, Any] = self.request("rollback", name=name, volume=self.volume)
+        return result
+
+    def destroy(self, name: str) -> None:
+        """Deletes a snapshot."""
+        self.request("destroy", name=name, volume=self.volume)
+
+    def hold(self, name: str, tag: str) -> dict[str, Any]:
+        """Keeps a snapshot from being destroyed until the hold of this tag is released."""
+        result: dict[str, Any] = self.request("hold", name=name, tag=tag, volume=self.volume)
+        return result
+
+    def release(self, name: str, tag: str) -> dict[str, Any]:
+        result: dict[str, Any] = self.request("release", name=name, tag=tag, volume=self.volume)
+        return result
+
+    # ---- volumes
+
+    def clone(self, snapshot: str, name: str) -> dict[str, Any]:
+        """A new volume whose content is the snapshot's, at `.cowfs/volume/NAME` and for mount.cowfs -o volume=NAME."""
+        result: dict[str, Any] = self.request("clone", name=snapshot, clone=name, volume=self.volume)
+        return result
+
+    def destroy_volume(self, name: str) -> None:
+        """Deletes a volume and all its snapshots; not the mounted one."""
+        self.request("destroy_volume", volume=name)
+
+    # The method `list` hides the type of this name in what follows.
+    def volumes(self) -> "Any":
+        """The pool's volumes as dicts: name, id, created_ns, snapshot_count, origin_snapshot_id, mounted."""
+        return self.request("volumes")
+
+    # ---- the pool
+
+    def df(self) -> dict[str, Any]:
+        result: dict[str, Any] = self.request("df")
+        return result
+
+    def status(self) -> dict[str, Any]:
+        result: dict[str, Any] = self.request("status")
+        return result
+
+    def sync(self) -> None:
+        """Everything that returned before is durable when this returns."""
+        self.request("sync")
+
+    # ---- the daemon's end
+
+    def daemon_pid(self) -> int:
+        """Of the process that listens at the other end."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], "little", signed=True)
+
+    def announce_wait(self) -> None:
+        """Asks to be told when the daemon has ended; to be followed by wait_unmounted()."""
+        self.request("wait_unmounted")
+
+    def wait_unmounted(self) -> None:
+        """Returns when everything is on disk after an unmount; CowfsError when that failed."""
+        received = self._buffer
+        while chunk := self._socket.recv(_RECEIVE_LENGTH_BYTES):
+            received += chunk
+        if not received:
+            raise CowfsError("damaged", "the daemon ended without saying that everything is on disk",
+                             "mount again, which recovers, or run fsck.cowfs")
+        reply = json.loads(received)
+        if not reply["ok"]:
+            raise CowfsError.from_json(reply["error"])

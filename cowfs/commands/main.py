@@ -1,0 +1,74 @@
+"""`cowfs VERB …`. Only the module of the verb that is asked for is imported, so that --help is quick."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from cowfs.errors import EXIT_CODE_HELP, CowfsError, ExitCode
+
+VERBS = {
+    "snapshot": "take a snapshot of the volume at DIR",
+    "list": "list snapshots",
+    "rollback": "make a volume's content a snapshot's again",
+    "clone": "make a writable volume of a snapshot",
+    "destroy": "delete a snapshot or a volume",
+    "hold": "keep a snapshot from being destroyed",
+    "release": "end a hold",
+    "df": "show what takes the space of a pool",
+    "status": "show mounts and their daemons",
+    "sync": "write everything to the medium",
+    "mount": "mount a pool",
+    "umount": "unmount, and wait until everything is on disk",
+}
+
+DESCRIPTION = """\
+cowfs: a copy-on-write file system whose snapshots cost nothing.
+
+DIR is any path on a cowfs mount; below .cowfs/volume/NAME/ it means that volume.
+Snapshots are also directories: DIR/.cowfs/snapshot/NAME/ (mkdir takes one, rmdir deletes one).
+"""
+
+
+def _epilog() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
+    return "\n".join(["verbs:", *lines, "", "See also: mkfs.cowfs, mount.cowfs, fsck.cowfs.", "", EXIT_CODE_HELP])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="cowfs", usage="cowfs VERB [options] …", description=DESCRIPTION,
+                                     epilog=_epilog(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do; 'cowfs VERB --help' tells more")
+    if not words:
+        parser.print_help(sys.stderr)
+        return ExitCode.USAGE
+    verb = parser.parse_args(words[:1]).verb
+    module = importlib.import_module(f"cowfs.commands.{verb}")
+    verb_parser = argparse.ArgumentParser(prog=f"cowfs {verb}", description=module.__doc__, epilog=EXIT_CODE_HELP,
+                                          formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(verb_parser)
+    try:
+        result: int = module.run(verb_parser.parse_args(words[1:]))
+        sys.stdout.flush()
+    except CowfsError as error:
+        print(f"cowfs: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return ExitCode.OK
+    except OSError as error:
+        failure = CowfsError.from_os_error(error, f"{verb}{f' ({error.filename})' if error.filename else ''}")
+        print(f"cowfs: {failure}", file=sys.stderr)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        print(f"cowfs: {verb} was interrupted; what it asked the daemon for may still happen", file=sys.stderr)
+        return ExitCode.ERROR
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+/* Extents: which blocks of the pool hold which blocks of a file. Items are keyed by the first logical block, hold up
+ * to 32 blocks each with a checksum per block, and never overlap. */
+#include "internal.h"
+
+#include <errno.h>
+
+#define LOGICAL_BLOCKS_MAX (FILESYSTEM_SIZE_MAX / STORE_BLOCK_SIZE)
+
+int extent_of_item(const struct store_item *item, uint64_t inode, uint64_t *logical, struct store_extent *out)
+{
+    struct key_fields fields;
+    if (!key_is_of(item, inode, ITEM_EXTENT))
+        return -ENOENT;
+    TRY(key_parse(item, &fields));
+    TRY(key_number(&fields, logical));
+    if (item->kind != STORE_VALUE_EXTENT)
+        return -EUCLEAN;
+    TRY(store_extent_decode(item->value, item->value_length, out));
+    if (out->compression != 0 || out->blocks != out->logical_blocks || out->checksum_count != out->blocks)
+        return -EUCLEAN;
+    return *logical > LOGICAL_BLOCKS_MAX - out->blocks ? -EUCLEAN : 0;
+}
+
+/* To the last extent that begins at or before the block, or to whatever item stands there. The volume record comes
+ * before all extents, so there is always an item. */
+static int extent_seek(struct transaction *transaction, struct cursor *cursor, uint64_t inode, uint64_t block)
+{
+    struct key key;
+    key_set_number(&key, inode, ITEM_EXTENT, block);
+    int status = cursor_seek_last(transaction, cursor, key.bytes, key.length);
+    return status == -ENOENT ? -EUCLEAN : status;
+}
+
+int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, uint32_t count,
+               struct block_address *out)
+{
+    struct store_extent extent;
+    struct cursor cursor;
+    uint64_t logical, end = first + count;
+    memset(out, 0, count * sizeof *out);
+    int status = extent_seek(transaction, &cursor, inode, first);
+    if (status == 0 && !key_is_of(&cursor.item, inode, ITEM_EXTENT))
+        status = cursor_next(transaction, &cursor);
+    while (status == 0) {
+        status = extent_of_item(&cursor.item, inode, &logical, &extent);
+        if (status != 0 || logical >= end)
+            break;
+        uint64_t from = logical < first ? first : logical;
+        uint64_t to = logical + extent.blocks < end ? logical + extent.blocks : end;
+        for (uint64_t block = from; block < to; block++) {
+            out[block - first].address = extent.address + (block - logical);
+            out[block - first].checksum = store_extent_checksum(cursor.item.value, (uint32_t)(block - logical));
+        }
+        status = to == end ? -ENOENT : cursor_next(transaction, &cursor);
+    }
+    return status == -ENOENT ? 0 : status;
+}
+
+int extent_put(struct transaction *transaction, uint64_t inode, const struct extent_piece *piece, bool fresh)
+{
+    uint8_t value[STORE_EXTENT_LENGTH_MAX];
+    struct key key;
+    key_set_number(&key, inode, ITEM_EXTENT, piece->logical);
+    size_t length = store_extent_encode(&piece->extent, piece->checksums, value);
+    return transaction_put(transaction, key.bytes, key.length, value, length, STORE_VALUE_EXTENT, fresh);
+}
+
+/* The part [from, to) of an extent that begins at `logical`. */
+static void piece_of(struct extent_piece *piece, const struct store_item *item, const struct store_extent *extent,
+                     uint64_t logical, uint64_t from, uint64_t to)
+{
+    piece->logical = from;
+    piece->extent = *extent;
+    piece->extent.address += from - logical;
+    piece->extent.blocks = (uint16_t)(to - from);
+    piece->extent.logical_blocks = piece->extent.blocks;
+    piece->extent.checksum_count = piece->extent.blocks;
+    for (uint32_t at = 0; at < piece->extent.blocks; at++)
+        piece->checksums[at] = store_extent_checksum(item->value, (uint32_t)(from - logical) + at);
+}
+
+int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block, struct extent_piece *out)
+{
+    struct store_extent extent;
+    struct cursor cursor;
+    uint64_t logical;
+    TRY(extent_seek(transaction, &cursor, inode, block));
+    TRY(extent_of_item(&cursor.item, inode, &logical, &extent));
+    if (block - logical >= extent.blocks)
+        return -ENOENT;
+    piece_of(out, &cursor.item, &extent, logical, logical, logical + extent.blocks);
+    return 0;
+}
+
+int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last, uint32_t items_max,
+               struct extent_piece *before, bool *more)
+{
+    struct store_extent extent;
+    struct extent_piece after;
+    struct cursor cursor;
+    uint64_t logical;
+    uint32_t items = 0;
+    before->extent.blocks = 0;
+    *more = false;
+    int status = extent_seek(transaction, &cursor, inode->number, first == 0 ? 0 : first - 1);
+    if (status == 0 && !key_is_of(&cursor.item, inode->number, ITEM_EXTENT))
+        status = cursor_next(transaction, &cursor);
+    for (; status == 0; status = cursor_next(transaction, &cursor)) {
+        status = extent_of_item(&cursor.item, inode->number, &logical, &extent);
+        if (status != 0 || logical > last)
+            break;
+        uint64_t end = logical + extent.blocks;
+        if (end <= first) {
+            if (end == first)
+                piece_of(before, &cursor.item, &extent, logical, logical, end);
+            continue;
+        }
+        if (items++ == items_max) {
+            *more = true;
+            break;
+        }
+        uint64_t from = logical < first ? first : logical;
+        uint64_t to = end - 1 > last ? last + 1 : end;
+        if (logical < from) {
+            piece_of(before, &cursor.item, &extent, logical, logical, from);
+            TRY(extent_put(transaction, inode->number, before, false));
+        } else {
+            TRY(transaction_delete(transaction, cursor.item.key, cursor.item.key_length));
+        }
+        if (to < end) {
+            piece_of(&after, &cursor.item, &extent, logical, to, end);
+            TRY(extent_put(transaction, inode->number, &after, false));
+        }
+        TRY(transaction_kill(transaction, extent.address + (from - logical), (uint32_t)(to - from), extent.birth));
+        if (inode->blocks < to - from)
+            return -EUCLEAN;
+        inode->blocks -= to - from;
+    }
+    return status == -ENOENT ? 0 : status;
+}
+
+int extent_add(struct transaction *transaction, struct inode *inode, uint64_t logical, uint64_t address,
+               uint32_t blocks, const uint64_t *checksums, struct extent_piece *before)
+{
+    uint64_t birth = transaction_epoch(transaction);
+    for (uint32_t at = 0, count; at < blocks; at += count) {
+        uint32_t held = before->extent.blocks;
+        bool grows = held != 0 && before->extent.birth == birth && before->logical + held == logical + at &&
+                     before->extent.address + held == address + at;
+        count = blocks - at < STORE_EXTENT_BLOCKS_MAX ? blocks - at : STORE_EXTENT_BLOCKS_MAX;
+        if (!grows || held + count > STORE_EXTENT_BLOCKS_MAX) {
+            before->logical = logical + at;
+            before->extent = (struct store_extent){.address = address + at, .birth = birth};
+            held = 0;
+        }
+        before->extent.blocks = (uint16_t)(held + count);
+        before->extent.logical_blocks = before->extent.blocks;
+        before->extent.checksum_count = before->extent.blocks;
+        memcpy(before->checksums + held, checksums + at, count * sizeof *checksums);
+        TRY(extent_put(transaction, inode->number, before, true));
+    }
+    inode->blocks += blocks;
+    return 0;
+}
+
+uint8_t *extent_in_place(struct transaction *transaction, const struct extent_piece *piece, uint64_t block)
+{
+    return transaction_data_in_place(transaction, piece->extent.address + (block - piece->logical),
+                                     piece->extent.birth);
+}

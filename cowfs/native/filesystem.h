@@ -1,0 +1,192 @@
+/* The file system's verbs over a btree store: what runs once per request, written once for both front ends.
+ *
+ * Every function is thread-safe, may block on I/O, needs no Python, and returns 0 or a negative errno unless it says
+ * otherwise. -ESTALE: the node's tree is gone (rolled back, snapshot deleted) or the inode is; -EROFS: a change to a
+ * snapshot or through a read-only mount; -EUCLEAN: an item that cannot be what it claims; -EIO.
+ *
+ * Node ids. (view << 40) | inode number. A view is one tree as this mount shows it; it answers -ESTALE once that tree
+ * is gone and its number is not used again. Node id 1 is always the root of the mounted volume's present view.
+ *
+ * Access times change only when they are set (noatime). Permissions are the kernel's business. */
+#ifndef COWFS_FILESYSTEM_H
+#define COWFS_FILESYSTEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../../btree/native/store.h"
+
+#define FILESYSTEM_VIEW_SHIFT 40
+#define FILESYSTEM_ROOT_INODE 1u
+#define FILESYSTEM_INLINE_LENGTH_MAX 800u
+#define FILESYSTEM_NAME_LENGTH_MAX 255u
+#define FILESYSTEM_TARGET_LENGTH_MAX 4095u
+#define FILESYSTEM_XATTR_LENGTH_MAX 65536u
+#define FILESYSTEM_XATTR_LIST_LENGTH_MAX 65536u
+#define FILESYSTEM_LINKS_MAX 0x7fffffffu
+#define FILESYSTEM_SIZE_MAX (UINT64_C(1) << 60)
+
+struct filesystem;
+
+struct filesystem_time {
+    int64_t seconds; /* since 1970, negative before */
+    uint32_t nanoseconds; /* 0 to 999,999,999 */
+};
+
+struct filesystem_attributes {
+    uint64_t node;
+    uint32_t mode;
+    uint32_t nlink;
+    uint32_t uid;
+    uint32_t gid;
+    uint64_t rdev;
+    uint64_t size_bytes;
+    uint64_t blocks_512;
+    struct filesystem_time atime;
+    struct filesystem_time mtime;
+    struct filesystem_time ctime;
+    struct filesystem_time birth;
+    uint32_t flags; /* FILESYSTEM_IMMUTABLE, FILESYSTEM_APPEND */
+};
+
+enum filesystem_flags { FILESYSTEM_IMMUTABLE = 1, FILESYSTEM_APPEND = 2 };
+
+struct filesystem_name {
+    const void *bytes;
+    size_t length;
+};
+
+/* ---- life of a mount ----------------------------------------------------------------------------------------- */
+
+/* Writes the volume record and the root directory of an empty volume. -EEXIST when it has them. */
+int filesystem_initialize(struct store *store, uint64_t volume_id, uint32_t uid, uint32_t gid, uint32_t mode);
+
+/* Initializes the volume when it is empty and finishes truncations and removals that a crash interrupted, unless
+ * read_only (then an empty volume is -ENOENT). The store stays the caller's and must outlive the file system. */
+int filesystem_open(struct store *store, uint64_t volume_id, bool read_only, struct filesystem **out);
+
+/* Frees memory and touches nothing stored. No other call may be under way. */
+void filesystem_close(struct filesystem *filesystem);
+
+/* ---- views --------------------------------------------------------------------------------------------------- */
+
+int filesystem_view_of_snapshot(struct filesystem *filesystem, uint64_t snapshot_id, uint64_t *root_node);
+int filesystem_view_of_volume(struct filesystem *filesystem, uint64_t volume_id, uint64_t *root_node);
+void filesystem_forget_snapshot(struct filesystem *filesystem, uint64_t snapshot_id);
+/* The volume's content was replaced: a new view, and the old one stale. `nodes` (free() it) are the old view's node
+ * ids with a lookup count above zero. */
+int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, uint64_t **nodes, size_t *node_count);
+bool filesystem_is_read_only_node(struct filesystem *filesystem, uint64_t node);
+bool filesystem_is_stale(struct filesystem *filesystem, uint64_t node);
+
+/* Lowers the lookup count; an unlinked inode that comes to zero is removed with its space. */
+int filesystem_forget(struct filesystem *filesystem, uint64_t node, uint64_t count);
+uint64_t filesystem_lookup_count(struct filesystem *filesystem, uint64_t node);
+/* At unmount: removes what is unlinked but still open and forgets every lookup count. */
+int filesystem_release_all(struct filesystem *filesystem);
+
+/* ---- names --------------------------------------------------------------------------------------------------- */
+
+/* Also "." and "..". This, create and link raise the lookup count of the node that they return by one. */
+int filesystem_lookup(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name,
+                      struct filesystem_attributes *out);
+
+struct filesystem_creation {
+    uint32_t mode; /* with the type; no type: a regular file */
+    uint32_t uid;
+    uint32_t gid;
+    uint64_t rdev;
+    struct filesystem_name target; /* symlinks */
+};
+int filesystem_create(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name,
+                      const struct filesystem_creation *creation, struct filesystem_attributes *out);
+int filesystem_link(struct filesystem *filesystem, uint64_t node, uint64_t new_parent, struct filesystem_name new_name,
+                    struct filesystem_attributes *out);
+int filesystem_unlink(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name);
+int filesystem_rmdir(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name);
+
+enum filesystem_rename_flags { FILESYSTEM_RENAME_NOREPLACE = 1, FILESYSTEM_RENAME_EXCHANGE = 2 };
+int filesystem_rename(struct filesystem *filesystem, uint64_t old_parent, struct filesystem_name old_name,
+                      uint64_t new_parent, struct filesystem_name new_name, uint32_t flags);
+/* `target` has room for FILESYSTEM_TARGET_LENGTH_MAX bytes; not NUL-terminated. */
+int filesystem_readlink(struct filesystem *filesystem, uint64_t node, void *target, size_t *length);
+
+struct filesystem_entry {
+    struct filesystem_attributes attributes;
+    uint64_t cookie; /* where to go on after this entry: positive, 63 bits, never 0 to 2 */
+    uint16_t name_length;
+    uint8_t name[FILESYSTEM_NAME_LENGTH_MAX];
+};
+/* Entries after `cookie` (0: from the start), without "." and "..". `entries` has room for `limit`. With `lookup` each
+ * entry's lookup count is raised by one. Cookies stay valid while entries come and go. */
+int filesystem_readdir(struct filesystem *filesystem, uint64_t node, uint64_t cookie, size_t limit, bool lookup,
+                       struct filesystem_entry *entries, size_t *count);
+int filesystem_parent(struct filesystem *filesystem, uint64_t node, uint64_t *parent);
+/* One path from the root of the tree, "/" for the root itself; free() it. -ENOENT when no name is left. */
+int filesystem_path(struct filesystem *filesystem, uint64_t node, char **path, size_t *length);
+
+/* ---- inodes -------------------------------------------------------------------------------------------------- */
+
+int filesystem_getattr(struct filesystem *filesystem, uint64_t node, struct filesystem_attributes *out);
+
+enum filesystem_setattr_fields {
+    FILESYSTEM_SET_MODE = 1,
+    FILESYSTEM_SET_UID = 2,
+    FILESYSTEM_SET_GID = 4,
+    FILESYSTEM_SET_SIZE = 8,
+    FILESYSTEM_SET_ATIME = 16,
+    FILESYSTEM_SET_MTIME = 32,
+    FILESYSTEM_SET_CTIME = 64, /* without it the change time becomes now */
+};
+struct filesystem_change {
+    unsigned fields;
+    uint32_t mode; /* the type is left alone */
+    uint32_t uid;
+    uint32_t gid;
+    uint64_t size_bytes;
+    struct filesystem_time atime;
+    struct filesystem_time mtime;
+    struct filesystem_time ctime;
+};
+int filesystem_setattr(struct filesystem *filesystem, uint64_t node, const struct filesystem_change *change,
+                       struct filesystem_attributes *out);
+
+/* ---- data ---------------------------------------------------------------------------------------------------- */
+
+/* *got is less than length_bytes at the end of the file. */
+int filesystem_read(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, void *buffer,
+                    size_t length_bytes, size_t *got);
+/* All of it or an error, after which a part (up to a multiple of 512 KiB) may have been written. */
+int filesystem_write(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
+                     size_t length_bytes);
+/* Durable when it returns 0. The store is one journal: this commits everything before it. */
+int filesystem_fsync(struct filesystem *filesystem, uint64_t node);
+
+/* ---- extended attributes ------------------------------------------------------------------------------------- */
+
+/* -ERANGE when the value is longer than `size`; *length is set in either case. */
+int filesystem_getxattr(struct filesystem *filesystem, uint64_t node, struct filesystem_name name, void *value,
+                        size_t size, size_t *length);
+enum filesystem_xattr_flags { FILESYSTEM_XATTR_CREATE = 1, FILESYSTEM_XATTR_REPLACE = 2 };
+int filesystem_setxattr(struct filesystem *filesystem, uint64_t node, struct filesystem_name name, const void *value,
+                        size_t length, uint32_t flags);
+int filesystem_removexattr(struct filesystem *filesystem, uint64_t node, struct filesystem_name name);
+/* NUL-terminated names one after the other. */
+int filesystem_listxattr(struct filesystem *filesystem, uint64_t node, char *list, size_t size, size_t *length);
+
+/* ---- the whole ----------------------------------------------------------------------------------------------- */
+
+struct filesystem_space {
+    uint64_t blocks; /* of STORE_BLOCK_SIZE */
+    uint64_t blocks_free;
+    uint64_t blocks_available;
+};
+void filesystem_statfs(struct filesystem *filesystem, struct filesystem_space *out);
+
+/* Tells `report` of each problem in one tree; a live volume has to be quiet meanwhile. Returns how many, or a negative
+ * errno. */
+typedef void (*filesystem_report)(void *argument, const char *message);
+int64_t filesystem_check(struct filesystem *filesystem, uint64_t object_id, filesystem_report report, void *argument);
+
+#endif

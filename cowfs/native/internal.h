@@ -1,0 +1,193 @@
+/* What the verbs share among themselves.
+ *
+ * Lock order: the store lock (held by transaction bodies and apply hooks), then the view mutex. Nothing that takes the
+ * store lock is called with the view mutex held. */
+#ifndef COWFS_INTERNAL_H
+#define COWFS_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "items.h"
+#include "map.h"
+
+/* In transaction bodies, which hold nothing that has to be given back: hands failures and STORE_AGAIN up. */
+#define TRY(expression)                                                                                               \
+    do {                                                                                                              \
+        int try_status = (expression);                                                                                \
+        if (try_status != 0)                                                                                          \
+            return try_status;                                                                                        \
+    } while (0)
+
+/* Items that one transaction of a long removal takes at most; keeps the store lock for some 50 us. */
+#define REMOVAL_ITEMS_MAX 64u
+
+struct view {
+    uint32_t number;
+    bool snapshot;
+    bool stale;
+    uint64_t object_id;
+    uint64_t hash_seed;
+    uint64_t generation;
+    uint64_t next_inode; /* live volumes */
+    uint64_t held;       /* nodes with a lookup count above zero, the mounted root apart */
+};
+
+struct filesystem {
+    struct store *store;
+    bool read_only;
+    atomic_uint_fast64_t stale_views; /* raised with each view that turns stale */
+    pthread_mutex_t view_mutex;       /* guards what follows */
+    uint32_t mounted_view;
+    uint32_t next_view;
+    struct map views;   /* number + 1 -> struct view * */
+    struct map objects; /* object id -> struct view *, stale views not included */
+    struct map lookups; /* node id -> count << 1 | unlinked */
+    size_t promised;    /* lookups that apply hooks may still insert */
+};
+
+/* ---- view.c: views, places and lookup counts ------------------------------------------------------------------ */
+
+/* A node id resolved: which inode of which tree. A copy, so it stays usable when the view goes. */
+struct place {
+    struct filesystem *filesystem;
+    uint64_t object_id;
+    uint64_t inode;
+    uint64_t hash_seed;
+    uint64_t generation;
+    uint64_t stale_views;
+    uint32_t view;
+    bool snapshot;
+    bool mounted;
+};
+
+int view_open(struct filesystem *filesystem, uint64_t object_id, bool snapshot, uint32_t *number);
+int place_of_node(struct filesystem *filesystem, uint64_t node, struct place *out);
+int place_of_view(struct filesystem *filesystem, uint32_t view, uint64_t inode, struct place *out);
+/* Both in one tree, or -EXDEV. */
+int place_pair(struct filesystem *filesystem, uint64_t node, uint64_t other, struct place *out, struct place *out_other);
+uint64_t place_node(const struct place *place, uint64_t inode);
+void views_free(struct filesystem *filesystem);
+bool place_is_writable(const struct place *place);
+/* store_transact() on the place's tree: -ESTALE instead when the tree is gone, -EROFS for changes to a snapshot. */
+int place_transact(const struct place *place, unsigned flags, transaction_body body, void *argument);
+/* A number that no inode of the place's tree has had since it was opened. -ENOSPC when they are used up. */
+int place_next_inode(const struct place *place, uint64_t *number);
+
+/* Raises lookup counts by one each, all or none (-ENOMEM). May be called at the end of a READ body. */
+int lookups_raise(const struct place *place, const uint64_t *nodes, size_t count);
+/* Memory for one lookup that an apply hook will insert; given back when that did not happen. */
+int lookups_promise(struct filesystem *filesystem);
+void lookups_promise_back(struct filesystem *filesystem);
+void lookups_raise_promised(const struct place *place, uint64_t node);
+/* The inode has no name left. Whether the kernel holds it, so that removal waits for forget. */
+bool lookups_mark_unlinked(struct filesystem *filesystem, uint64_t node);
+
+/* ---- inode.c ------------------------------------------------------------------------------------------------- */
+
+struct filesystem_time time_now(void);
+/* -ESTALE when absent. */
+int inode_get(struct transaction *transaction, uint64_t number, struct inode *out);
+int inode_put(struct transaction *transaction, const struct inode *inode);
+/* -ENOTDIR when it is no directory. */
+int inode_get_directory(struct transaction *transaction, uint64_t number, struct inode *out);
+void inode_attributes(const struct place *place, const struct inode *inode, struct filesystem_attributes *out);
+/* What a change of content or owner takes from a file: setuid, setgid of executables, security.capability. */
+int inode_drop_privileges(struct transaction *transaction, struct inode *inode);
+/* Writes or deletes the orphan record as the inode's state demands. */
+int orphan_update(struct transaction *transaction, const struct inode *inode);
+/* Removes an inode without names and lookups; nothing happens when it has either. */
+int inode_reclaim(const struct place *place);
+/* Finishes every removal and truncation that the tree has records of. */
+int orphans_finish(struct filesystem *filesystem, uint32_t view);
+
+/* ---- directory.c --------------------------------------------------------------------------------------------- */
+
+struct directory_slot {
+    uint64_t cookie; /* of the entry, or a free one for it; 0: as many collisions as a hash can have */
+    uint64_t child;
+    uint8_t type;
+};
+/* -ENOENT when absent: then only the cookie is set. */
+int directory_find(struct transaction *transaction, uint64_t hash_seed, uint64_t directory,
+                   struct filesystem_name name, struct directory_slot *slot);
+/* Writes an entry (a new one or in place of another at this cookie) and its back-reference. */
+int directory_put(struct transaction *transaction, uint64_t directory, uint64_t cookie, struct filesystem_name name,
+                  uint64_t child, uint8_t type);
+int directory_delete(struct transaction *transaction, uint64_t directory, uint64_t cookie, struct filesystem_name name,
+                     uint64_t child);
+/* 0 when empty, else -ENOTEMPTY. */
+int directory_check_empty(struct transaction *transaction, uint64_t directory);
+/* 0 for a name that an entry can have; "." and ".." are not looked at. */
+int entry_name_check(struct filesystem_name name);
+/* 1 for ".", 2 for "..", else 0. */
+int name_dots(struct filesystem_name name);
+
+/* ---- namespace.c --------------------------------------------------------------------------------------------- */
+
+/* The directory gained (or, negative, lost) so many entries. */
+void directory_touch(struct inode *directory, int entries, struct filesystem_time now);
+
+/* ---- extent.c: where a file's blocks are ---------------------------------------------------------------------- */
+
+struct block_address {
+    uint64_t address; /* 0: a hole */
+    uint64_t checksum;
+};
+/* Where blocks [first, first + count) are. */
+int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, uint32_t count,
+               struct block_address *out);
+/* Decodes the item at a cursor: -ENOENT when it is no extent of this inode. */
+int extent_of_item(const struct store_item *item, uint64_t inode, uint64_t *logical, struct store_extent *out);
+
+struct extent_piece {
+    uint64_t logical;
+    struct store_extent extent; /* no blocks: no piece */
+    uint64_t checksums[STORE_EXTENT_BLOCKS_MAX];
+};
+/* The whole extent that a block lies in; -ENOENT for a hole. */
+int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block, struct extent_piece *out);
+/* Takes [first, last] out of the file: splits, shortens, deletes extents and kills exactly the blocks in the range.
+ * Looks at no more than `items_max` extents; *more tells that some are left. `before` becomes the piece that ends at
+ * `first`, as it is afterwards. The tree must not have gathered changes to extents of this inode. */
+int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last, uint32_t items_max,
+               struct extent_piece *before, bool *more);
+int extent_put(struct transaction *transaction, uint64_t inode, const struct extent_piece *piece, bool fresh);
+/* Puts freshly written consecutive blocks; grows `before` by them when they follow it on the medium too, and leaves
+ * in it the last piece put. */
+int extent_add(struct transaction *transaction, struct inode *inode, uint64_t logical, uint64_t address,
+               uint32_t blocks, const uint64_t *checksums, struct extent_piece *before);
+
+/* ---- read.c, write.c, truncate.c ----------------------------------------------------------------------------- */
+
+/* Looks at one mapping that may give a wrong checksum before that is an error: a block may be freed, used again or
+ * changed in place between look-up and read, and even look the same again. */
+#define MISMATCHES_MAX 3u
+struct mismatch {
+    struct block_address block; /* address 0: none */
+    uint32_t count;
+};
+/* After a read of `block` did not verify: 0 to look its mapping up again, -EIO (counted and logged) when that has been
+ * done often enough. */
+int mismatch_note(struct store *store, struct mismatch *mismatch, const struct block_address *block);
+/* Reads one block and verifies it; -EBADMSG on a mismatch. */
+int block_fetch(struct store *store, const struct block_address *block, uint8_t *out);
+bool block_address_equal(const struct block_address *a, const struct block_address *b);
+/* Inline bytes of a file into `out`, which has room for FILESYSTEM_INLINE_LENGTH_MAX. */
+int inline_get(struct transaction *transaction, const struct inode *inode, uint8_t *out);
+/* Replaces them; no bytes: no item. Sets the length in the inode, which the caller puts. */
+int inline_put(struct transaction *transaction, struct inode *inode, const uint8_t *bytes, uint32_t length);
+/* Memory of a mapped block that may be changed in place, else NULL. */
+uint8_t *extent_in_place(struct transaction *transaction, const struct extent_piece *piece, uint64_t block);
+/* Removes what a truncation left past the size. Nothing happens when there is none. */
+int truncate_finish(const struct place *place);
+
+/* ---- xattr.c ------------------------------------------------------------------------------------------------- */
+
+/* Deletes chunks from `chunk` on; *found tells whether there were any. */
+int xattr_delete_chunks(struct transaction *transaction, uint64_t inode, struct filesystem_name name, uint8_t chunk,
+                        bool *found);
+extern const struct filesystem_name xattr_capability_name;
+
+#endif

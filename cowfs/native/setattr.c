@@ -1,0 +1,237 @@
+/* setattr, and with it truncation. Making a file shorter zeroes the rest of its last block, so that bytes past the end
+ * are always zeros and making it longer is a matter of the size alone. Extents past the new size go in transactions of
+ * REMOVAL_ITEMS_MAX each; until the last of them the inode is marked, and recorded as an orphan, as truncating. */
+#include "internal.h"
+
+#include <errno.h>
+
+struct setattr_task {
+    struct place place;
+    const struct filesystem_change *change;
+    struct filesystem_time now;
+    bool again;      /* the body gave up: something has to be done first */
+    bool truncating; /* namely the rest of an earlier truncation */
+    bool more;       /* extents are left past the size */
+    struct block_address tail; /* the last block as it is; what has to be prepared */
+    struct block_address prepared_for;
+    struct block_address prepared; /* address 0: none */
+    bool prepared_used;
+    uint8_t *in_place;
+    uint32_t in_place_at;
+    struct inode inode;
+};
+
+static uint64_t blocks_of_size(uint64_t size_bytes)
+{
+    return (size_bytes + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE;
+}
+
+/* After a cut past the size: what the inode and its orphan record say about the rest. */
+static int truncate_marks(struct transaction *transaction, struct inode *inode, bool more)
+{
+    uint32_t flags = inode->flags & ~(uint32_t)INODE_TRUNCATING;
+    flags |= more ? (uint32_t)INODE_TRUNCATING : 0;
+    if (!more && inode->size_bytes == 0 && inode->blocks == 0)
+        flags |= (uint32_t)INODE_INLINE;
+    bool changes = ((flags ^ inode->flags) & (uint32_t)INODE_TRUNCATING) != 0;
+    inode->flags = flags;
+    return changes ? orphan_update(transaction, inode) : 0;
+}
+
+static void tail_applied(void *argument)
+{
+    struct setattr_task *task = argument;
+    memset(task->in_place + task->in_place_at, 0, STORE_BLOCK_SIZE - task->in_place_at);
+}
+
+/* The last block, mapped, may be changed in place: cuts what is behind it and puts its new checksum. */
+static int cut_in_place(struct transaction *transaction, struct setattr_task *task, struct inode *inode)
+{
+    uint8_t changed[STORE_BLOCK_SIZE];
+    struct extent_piece before;
+    uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
+    TRY(extent_cut(transaction, inode, block + 1, UINT64_MAX, REMOVAL_ITEMS_MAX, &before, &task->more));
+    if (before.extent.blocks == 0)
+        return -EUCLEAN;
+    memcpy(changed, task->in_place, task->in_place_at);
+    memset(changed + task->in_place_at, 0, STORE_BLOCK_SIZE - task->in_place_at);
+    before.checksums[block - before.logical] = store_checksum(changed, STORE_BLOCK_SIZE);
+    return extent_put(transaction, inode->number, &before, true);
+}
+
+static int cut_extents(struct transaction *transaction, struct setattr_task *task, struct inode *inode)
+{
+    struct extent_piece piece;
+    uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
+    task->in_place_at = (uint32_t)(task->change->size_bytes % STORE_BLOCK_SIZE);
+    task->tail = (struct block_address){0};
+    if (task->in_place_at != 0)
+        TRY(extent_map(transaction, inode->number, block, 1, &task->tail));
+    if (task->tail.address == 0)
+        return extent_cut(transaction, inode, blocks_of_size(task->change->size_bytes), UINT64_MAX, REMOVAL_ITEMS_MAX,
+                          &piece, &task->more);
+    if (task->prepared.address != 0 && block_address_equal(&task->tail, &task->prepared_for)) {
+        TRY(extent_cut(transaction, inode, block, UINT64_MAX, REMOVAL_ITEMS_MAX, &piece, &task->more));
+        task->prepared_used = true;
+        return extent_add(transaction, inode, block, task->prepared.address, 1, &task->prepared.checksum, &piece);
+    }
+    TRY(extent_find(transaction, inode->number, block, &piece));
+    task->in_place = extent_in_place(transaction, &piece, block);
+    if (task->in_place != NULL)
+        return cut_in_place(transaction, task, inode);
+    task->again = true;
+    return -ECANCELED;
+}
+
+static int change_size(struct transaction *transaction, struct setattr_task *task, struct inode *inode)
+{
+    uint8_t bytes[FILESYSTEM_INLINE_LENGTH_MAX];
+    uint64_t size_bytes = task->change->size_bytes;
+    if (!S_ISREG(inode->mode))
+        return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
+    TRY(inode_drop_privileges(transaction, inode));
+    inode->mtime = task->now;
+    if (size_bytes > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0) {
+        task->truncating = task->again = true;
+        return -ECANCELED;
+    }
+    if (size_bytes >= inode->size_bytes) {
+        inode->size_bytes = size_bytes;
+        return 0;
+    }
+    if ((inode->flags & INODE_INLINE) != 0) {
+        TRY(inline_get(transaction, inode, bytes));
+        if (inode->inline_length > size_bytes)
+            TRY(inline_put(transaction, inode, bytes, (uint32_t)size_bytes));
+        inode->size_bytes = size_bytes;
+        return 0;
+    }
+    TRY(cut_extents(transaction, task, inode));
+    inode->size_bytes = size_bytes;
+    return truncate_marks(transaction, inode, task->more);
+}
+
+static int setattr_body(struct transaction *transaction, void *argument)
+{
+    struct setattr_task *task = argument;
+    const struct filesystem_change *change = task->change;
+    struct inode *inode = &task->inode;
+    task->again = task->truncating = task->more = task->prepared_used = false;
+    task->in_place = NULL;
+    TRY(inode_get(transaction, task->place.inode, inode));
+    inode->ctime = (change->fields & FILESYSTEM_SET_CTIME) != 0 ? change->ctime : task->now;
+    if ((change->fields & (FILESYSTEM_SET_UID | FILESYSTEM_SET_GID)) != 0)
+        TRY(inode_drop_privileges(transaction, inode));
+    if ((change->fields & FILESYSTEM_SET_SIZE) != 0)
+        TRY(change_size(transaction, task, inode));
+    if ((change->fields & FILESYSTEM_SET_MODE) != 0)
+        inode->mode = (inode->mode & S_IFMT) | (change->mode & 07777u);
+    if ((change->fields & FILESYSTEM_SET_UID) != 0)
+        inode->uid = change->uid;
+    if ((change->fields & FILESYSTEM_SET_GID) != 0)
+        inode->gid = change->gid;
+    if ((change->fields & FILESYSTEM_SET_ATIME) != 0)
+        inode->atime = change->atime;
+    if ((change->fields & FILESYSTEM_SET_MTIME) != 0)
+        inode->mtime = change->mtime;
+    TRY(inode_put(transaction, inode));
+    return task->in_place == NULL ? 0 : transaction_on_apply(transaction, tail_applied, task);
+}
+
+static void prepared_release(struct setattr_task *task)
+{
+    if (task->prepared.address != 0)
+        store_data_release(task->place.filesystem->store, task->prepared.address, 1);
+    task->prepared.address = 0;
+}
+
+/* A copy of the last block with zeros past the new size. -EBADMSG: the old one does not verify. */
+static int prepare_tail(struct setattr_task *task)
+{
+    struct store *store = task->place.filesystem->store;
+    struct store_reservation reservation;
+    uint8_t block[STORE_BLOCK_SIZE];
+    prepared_release(task);
+    int status = block_fetch(store, &task->tail, block);
+    if (status == 0)
+        status = store_data_reserve(store, 1, true, &reservation);
+    if (status != 0)
+        return status;
+    memcpy(reservation.memory, block, task->in_place_at);
+    memset(reservation.memory + task->in_place_at, 0, STORE_BLOCK_SIZE - task->in_place_at);
+    task->prepared = (struct block_address){reservation.address,
+                                            store_checksum(reservation.memory, STORE_BLOCK_SIZE)};
+    task->prepared_for = task->tail;
+    store_data_complete(store, &reservation);
+    return 0;
+}
+
+static int setattr_run(struct setattr_task *task)
+{
+    unsigned flags = (task->change->fields & FILESYSTEM_SET_SIZE) != 0 ? STORE_TRANSACT_RESERVE : 0;
+    struct mismatch mismatch = {0};
+    int status;
+    do {
+        status = place_transact(&task->place, flags, setattr_body, task);
+        if (!task->again)
+            break;
+        status = task->truncating ? truncate_finish(&task->place) : prepare_tail(task);
+        if (status == -EBADMSG)
+            status = mismatch_note(task->place.filesystem->store, &mismatch, &task->tail);
+    } while (status == 0);
+    if (status != 0 || !task->prepared_used)
+        prepared_release(task);
+    return status;
+}
+
+int filesystem_setattr(struct filesystem *filesystem, uint64_t node, const struct filesystem_change *change,
+                       struct filesystem_attributes *out)
+{
+    struct setattr_task task = {.change = change, .now = time_now()};
+    if ((change->fields & FILESYSTEM_SET_SIZE) != 0 && change->size_bytes > FILESYSTEM_SIZE_MAX)
+        return -EFBIG;
+    if (change->fields == 0)
+        return filesystem_getattr(filesystem, node, out);
+    int status = place_of_node(filesystem, node, &task.place);
+    if (status == 0)
+        status = setattr_run(&task);
+    if (status == 0 && task.more) {
+        status = truncate_finish(&task.place);
+        return status != 0 ? status : filesystem_getattr(filesystem, node, out);
+    }
+    if (status == 0)
+        inode_attributes(&task.place, &task.inode, out);
+    return status;
+}
+
+/* ---- the rest of a truncation -------------------------------------------------------------------------------- */
+
+struct finish_task {
+    struct place place;
+    bool more;
+};
+
+static int finish_body(struct transaction *transaction, void *argument)
+{
+    struct finish_task *task = argument;
+    struct extent_piece before;
+    struct inode inode;
+    task->more = false;
+    TRY(inode_get(transaction, task->place.inode, &inode));
+    if ((inode.flags & INODE_TRUNCATING) == 0)
+        return 0;
+    TRY(extent_cut(transaction, &inode, blocks_of_size(inode.size_bytes), UINT64_MAX, REMOVAL_ITEMS_MAX, &before,
+                   &task->more));
+    TRY(truncate_marks(transaction, &inode, task->more));
+    return inode_put(transaction, &inode);
+}
+
+int truncate_finish(const struct place *place)
+{
+    struct finish_task task = {*place, false};
+    int status;
+    do
+        status = place_transact(&task.place, STORE_TRANSACT_RESERVE, finish_body, &task);
+    while (status == 0 && task.more);
+    return status;
+}

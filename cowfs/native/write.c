@@ -1,0 +1,333 @@
+/* Writing: new blocks are filled and checksummed without the store lock and enter the file in one transaction, which
+ * finds out whether what they were merged with is still what the file holds, and starts over when not.
+ *
+ * Files of up to FILESYSTEM_INLINE_LENGTH_MAX bytes live in the inode's leaf. A write within one block that is still in
+ * the write buffer and no snapshot's changes it there: small appends take no new blocks. */
+#include "internal.h"
+
+#include <errno.h>
+
+/* Half a MiB. The worst part, single-block extents before and after, takes three changes a block of the 512 that a
+ * transaction has. */
+#define WRITE_BLOCKS_MAX 128u
+
+/* What the first and last block written held before, where the write covers them only in part. */
+enum source_kind { SOURCE_ZEROS, SOURCE_INLINE, SOURCE_BLOCK };
+struct block_source {
+    enum source_kind kind;
+    struct block_address block;
+};
+
+struct write_plan {
+    struct block_source head;
+    struct block_source tail;
+    bool move_inline; /* the inline bytes must move to block 0, which the write does not touch, first */
+    uint32_t inline_length;
+    uint8_t inline_bytes[FILESYSTEM_INLINE_LENGTH_MAX];
+};
+
+struct write_run {
+    uint64_t address;
+    uint32_t blocks;
+};
+
+struct write_task {
+    struct place place;
+    struct filesystem_time now;
+    uint64_t offset;
+    uint64_t end;
+    const uint8_t *bytes;
+    bool moves_inline; /* no bytes are written: inline content moves to block 0 */
+    uint64_t first;
+    uint32_t count;
+    struct write_plan plan;
+    struct write_plan found; /* by the commit */
+    bool again;              /* the body gave up: the plan has to be made or carried out first */
+    bool truncating;         /* the rest of a truncation has to be removed first */
+    uint8_t *in_place;
+    uint32_t in_place_at;
+    uint32_t run_count;
+    struct write_run runs[WRITE_BLOCKS_MAX];
+    uint64_t checksums[WRITE_BLOCKS_MAX];
+};
+
+static bool block_source_equal(const struct block_source *a, const struct block_source *b)
+{
+    return a->kind == b->kind && block_address_equal(&a->block, &b->block);
+}
+
+static bool plan_equal(const struct write_plan *a, const struct write_plan *b)
+{
+    return block_source_equal(&a->head, &b->head) && block_source_equal(&a->tail, &b->tail) &&
+           a->move_inline == b->move_inline && a->inline_length == b->inline_length &&
+           memcmp(a->inline_bytes, b->inline_bytes, a->inline_length) == 0;
+}
+
+/* ---- bodies -------------------------------------------------------------------------------------------------- */
+
+/* The write leaves bytes of this block that the file has. Past the size a block holds zeros. */
+static int plan_block(struct transaction *transaction, const struct write_task *task, const struct inode *inode,
+                      uint64_t block, struct block_source *source)
+{
+    uint64_t start = block * STORE_BLOCK_SIZE, end = start + STORE_BLOCK_SIZE;
+    end = end < inode->size_bytes ? end : inode->size_bytes;
+    if (start >= end || (task->offset <= start && task->end >= end))
+        return 0;
+    TRY(extent_map(transaction, inode->number, block, 1, &source->block));
+    source->kind = source->block.address == 0 ? SOURCE_ZEROS : SOURCE_BLOCK;
+    if (source->kind == SOURCE_ZEROS)
+        source->block.checksum = 0;
+    return 0;
+}
+
+static int plan_make(struct transaction *transaction, const struct write_task *task, const struct inode *inode,
+                     struct write_plan *plan)
+{
+    plan->head = plan->tail = (struct block_source){.kind = SOURCE_ZEROS};
+    plan->move_inline = false;
+    plan->inline_length = inode->inline_length;
+    if ((inode->flags & INODE_INLINE) != 0) {
+        TRY(inline_get(transaction, inode, plan->inline_bytes));
+        plan->move_inline = task->first != 0 && inode->inline_length != 0;
+        plan->head.kind = task->first == 0 && inode->inline_length != 0 ? SOURCE_INLINE : SOURCE_ZEROS;
+        return 0;
+    }
+    TRY(plan_block(transaction, task, inode, task->first, &plan->head));
+    if (task->count == 1)
+        return 0;
+    return plan_block(transaction, task, inode, task->first + task->count - 1, &plan->tail);
+}
+
+static int write_inode(struct transaction *transaction, struct write_task *task, struct inode *inode)
+{
+    TRY(inode_get(transaction, task->place.inode, inode));
+    if (!S_ISREG(inode->mode))
+        return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
+    task->truncating = task->end > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0;
+    task->again = task->truncating;
+    return task->again ? -ECANCELED : 0;
+}
+
+static int write_inode_done(struct transaction *transaction, const struct write_task *task, struct inode *inode)
+{
+    if (!task->moves_inline) {
+        TRY(inode_drop_privileges(transaction, inode));
+        inode->size_bytes = task->end > inode->size_bytes ? task->end : inode->size_bytes;
+        inode->mtime = task->now;
+        inode->ctime = task->now;
+    }
+    return inode_put(transaction, inode);
+}
+
+static int write_inline(struct transaction *transaction, const struct write_task *task, struct inode *inode)
+{
+    uint8_t bytes[FILESYSTEM_INLINE_LENGTH_MAX] = {0};
+    TRY(inline_get(transaction, inode, bytes));
+    memcpy(bytes + task->offset, task->bytes, task->end - task->offset);
+    uint32_t length = task->end > inode->inline_length ? (uint32_t)task->end : inode->inline_length;
+    TRY(inline_put(transaction, inode, bytes, length));
+    return write_inode_done(transaction, task, inode);
+}
+
+static void write_applied(void *argument)
+{
+    struct write_task *task = argument;
+    memcpy(task->in_place + task->in_place_at, task->bytes, task->end - task->offset);
+}
+
+/* Sets task->in_place when the block may be changed where it is, and then does all but the change. */
+static int write_in_place(struct transaction *transaction, struct write_task *task, struct inode *inode)
+{
+    uint8_t changed[STORE_BLOCK_SIZE];
+    struct extent_piece piece;
+    task->in_place = NULL;
+    TRY(extent_find(transaction, inode->number, task->first, &piece));
+    uint8_t *memory = extent_in_place(transaction, &piece, task->first);
+    if (memory == NULL)
+        return 0;
+    task->in_place_at = (uint32_t)(task->offset % STORE_BLOCK_SIZE);
+    memcpy(changed, memory, STORE_BLOCK_SIZE);
+    memcpy(changed + task->in_place_at, task->bytes, task->end - task->offset);
+    piece.checksums[task->first - piece.logical] = store_checksum(changed, STORE_BLOCK_SIZE);
+    TRY(extent_put(transaction, inode->number, &piece, true));
+    TRY(write_inode_done(transaction, task, inode));
+    TRY(transaction_on_apply(transaction, write_applied, task));
+    task->in_place = memory;
+    return 0;
+}
+
+/* Does the write when it takes no new blocks; else makes the plan, sets `again` and gives up. */
+static int write_plan_body(struct transaction *transaction, void *argument)
+{
+    struct write_task *task = argument;
+    struct inode inode;
+    TRY(write_inode(transaction, task, &inode));
+    bool is_inline = (inode.flags & INODE_INLINE) != 0;
+    if (task->moves_inline && inode.inline_length == 0)
+        return 0;
+    if (is_inline && !task->moves_inline && task->end <= FILESYSTEM_INLINE_LENGTH_MAX)
+        return write_inline(transaction, task, &inode);
+    TRY(plan_make(transaction, task, &inode, &task->plan));
+    if (task->count == 1 && task->plan.head.kind == SOURCE_BLOCK) {
+        TRY(write_in_place(transaction, task, &inode));
+        if (task->in_place != NULL)
+            return 0;
+    }
+    task->again = true;
+    return -ECANCELED;
+}
+
+static int write_commit_body(struct transaction *transaction, void *argument)
+{
+    struct write_task *task = argument;
+    struct extent_piece before;
+    struct inode inode;
+    bool more;
+    TRY(write_inode(transaction, task, &inode));
+    TRY(plan_make(transaction, task, &inode, &task->found));
+    if (!plan_equal(&task->plan, &task->found)) {
+        task->again = true;
+        return -ECANCELED;
+    }
+    TRY(inline_put(transaction, &inode, NULL, 0));
+    inode.flags &= ~(uint32_t)INODE_INLINE;
+    TRY(extent_cut(transaction, &inode, task->first, task->first + task->count - 1, UINT32_MAX, &before, &more));
+    for (uint32_t run = 0, at = 0; run < task->run_count; at += task->runs[run++].blocks)
+        TRY(extent_add(transaction, &inode, task->first + at, task->runs[run].address, task->runs[run].blocks,
+                       task->checksums + at, &before));
+    return write_inode_done(transaction, task, &inode);
+}
+
+/* ---- outside the lock ---------------------------------------------------------------------------------------- */
+
+struct write_sources {
+    uint8_t head[STORE_BLOCK_SIZE];
+    uint8_t tail[STORE_BLOCK_SIZE];
+};
+
+/* -EBADMSG: *block does not verify. */
+static int source_fetch(struct store *store, const struct write_plan *plan, const struct block_source *source,
+                        uint8_t *out, struct block_address *block)
+{
+    *block = source->block;
+    if (source->kind == SOURCE_BLOCK)
+        return block_fetch(store, block, out);
+    memset(out, 0, STORE_BLOCK_SIZE);
+    if (source->kind == SOURCE_INLINE)
+        memcpy(out, plan->inline_bytes, plan->inline_length);
+    return 0;
+}
+
+static void block_fill(const struct write_task *task, const struct write_sources *sources, uint32_t at, uint8_t *out)
+{
+    uint64_t start = (task->first + at) * STORE_BLOCK_SIZE;
+    uint64_t from = task->offset > start ? task->offset : start;
+    uint64_t to = task->end < start + STORE_BLOCK_SIZE ? task->end : start + STORE_BLOCK_SIZE;
+    if (to <= from)
+        to = from;
+    if (to - from != STORE_BLOCK_SIZE)
+        memcpy(out, at == 0 ? sources->head : sources->tail, STORE_BLOCK_SIZE);
+    if (to != from)
+        memcpy(out + (from - start), task->bytes + (from - task->offset), to - from);
+}
+
+static void write_release(struct write_task *task)
+{
+    for (; task->run_count != 0; task->run_count--)
+        store_data_release(task->place.filesystem->store, task->runs[task->run_count - 1].address,
+                           task->runs[task->run_count - 1].blocks);
+}
+
+/* Takes and fills the new blocks. -EBADMSG: *block, an old one, does not verify. */
+static int write_prepare(struct write_task *task, struct block_address *block)
+{
+    struct store *store = task->place.filesystem->store;
+    struct store_reservation reservation;
+    struct write_sources sources;
+    task->run_count = 0;
+    TRY(source_fetch(store, &task->plan, &task->plan.head, sources.head, block));
+    TRY(source_fetch(store, &task->plan, &task->plan.tail, sources.tail, block));
+    for (uint32_t at = 0; at < task->count;) {
+        int status = store_data_reserve(store, task->count - at, false, &reservation);
+        if (status != 0) {
+            write_release(task);
+            return status;
+        }
+        task->runs[task->run_count++] = (struct write_run){reservation.address, reservation.blocks};
+        for (uint32_t filled = 0; filled < reservation.blocks; filled++, at++) {
+            uint8_t *memory = reservation.memory + (size_t)filled * STORE_BLOCK_SIZE;
+            block_fill(task, &sources, at, memory);
+            task->checksums[at] = store_checksum(memory, STORE_BLOCK_SIZE);
+        }
+        store_data_complete(store, &reservation);
+    }
+    return 0;
+}
+
+static int write_part(struct write_task *task);
+
+static int move_inline(const struct write_task *task)
+{
+    struct write_task move = {.place = task->place, .now = task->now, .moves_inline = true, .count = 1};
+    return write_part(&move);
+}
+
+static int write_part(struct write_task *task)
+{
+    struct mismatch mismatch = {0};
+    struct block_address block = {0};
+    /* A write of whole blocks is planned as if the file had no inline bytes; the commit finds out. */
+    bool planned = !task->moves_inline && task->offset % STORE_BLOCK_SIZE == 0 && task->end % STORE_BLOCK_SIZE == 0;
+    int status = 0;
+    while (status == 0) {
+        task->again = false;
+        if (!planned) {
+            status = place_transact(&task->place, 0, write_plan_body, task);
+            if (!task->again)
+                return status;
+        }
+        planned = false;
+        if (task->truncating) {
+            status = truncate_finish(&task->place);
+            task->truncating = false;
+        } else if (task->plan.move_inline) {
+            status = move_inline(task);
+        } else if ((status = write_prepare(task, &block)) == -EBADMSG) {
+            status = mismatch_note(task->place.filesystem->store, &mismatch, &block);
+        } else if (status == 0) {
+            status = place_transact(&task->place, 0, write_commit_body, task);
+            if (status == 0)
+                return 0;
+            write_release(task);
+            if (task->again)
+                status = 0;
+        }
+    }
+    return status;
+}
+
+int filesystem_write(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
+                     size_t length_bytes)
+{
+    struct write_task task = {.now = time_now()};
+    int status = place_of_node(filesystem, node, &task.place);
+    if (status == 0 && !place_is_writable(&task.place))
+        status = -EROFS;
+    if (status == 0 && length_bytes != 0 &&
+        (offset_bytes >= FILESYSTEM_SIZE_MAX || length_bytes > FILESYSTEM_SIZE_MAX - offset_bytes))
+        status = -EFBIG;
+    for (size_t done = 0; status == 0 && done < length_bytes; done += task.end - task.offset) {
+        /* A part ends on a multiple of its largest size, so that it never spans more blocks. */
+        uint64_t span = (uint64_t)WRITE_BLOCKS_MAX * STORE_BLOCK_SIZE;
+        task.offset = offset_bytes + done;
+        uint64_t length = span - task.offset % span;
+        length = length < length_bytes - done ? length : length_bytes - done;
+        task.end = task.offset + length;
+        task.bytes = (const uint8_t *)bytes + done;
+        task.first = task.offset / STORE_BLOCK_SIZE;
+        task.count = (uint32_t)((task.end - 1) / STORE_BLOCK_SIZE - task.first + 1);
+        task.plan = (struct write_plan){0};
+        status = write_part(&task);
+    }
+    return status;
+}

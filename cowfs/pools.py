@@ -1,0 +1,145 @@
+"""Opening pools, and saying clearly why one cannot be opened."""
+
+import errno
+import os
+import stat
+import subprocess
+from typing import TYPE_CHECKING
+
+from cowfs.errors import CowfsError
+from cowfs.mounting import cowfs_mounts
+
+if TYPE_CHECKING:
+    from btree import Storage, Store
+
+PROBE_LENGTH_BYTES = 1 << 20
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of N[K|M|G|T|P], powers of 1024, with an optional "iB" or "B"."""
+    upper = text.strip().upper().removesuffix("B").removesuffix("I")
+    digits, unit = (upper[:-1], upper[-1]) if upper[-1:] in _UNITS and upper[-1:] else (upper, "")
+    if not (digits.isascii() and digits.isdigit() and int(digits) > 0):
+        raise CowfsError("usage", f"'{text}' is not a size", "write a whole number with K, M, G or T, as in 20G")
+    return int(digits) * _UNITS[unit]
+
+
+def check_pool_path(path: str) -> os.stat_result:
+    """What the path names, when it can be a pool at all: a regular file or block device."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise CowfsError.from_os_error(error, f"open the pool {path}",
+                                       "make one with mkfs.cowfs, or check the path") from None
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+        raise CowfsError("not_cowfs", f"{path} is neither a file nor a block device", "name the pool itself")
+    return found
+
+
+def lock_holder(path: str) -> int | None:
+    """Pid of a process that holds a lock on the pool, as far as this process may see it."""
+    found = os.stat(path)
+    wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    with open("/proc/locks", encoding="ascii") as lines:
+        for line in lines:
+            fields = line.split()
+            if len(fields) >= 6 and "->" not in fields and fields[5] == wanted:
+                return int(fields[4])
+    return None
+
+
+def busy_error(path: str) -> CowfsError:
+    """The pool is open elsewhere: says by whom, and where it is mounted if it is."""
+    real_path = os.path.realpath(path)
+    place = next((entry.mountpoint for entry in cowfs_mounts() if entry.source == real_path), None)
+    holder = lock_holder(path)
+    by = f" by process {holder}" if holder and holder > 0 else ""
+    at = f", mounted at {place}" if place else ""
+    hint = f"unmount it with 'cowfs umount {place}' first" if place else "wait for it or end it"
+    return CowfsError("busy", f"the pool {path} is in use{by}{at}", hint)
+
+
+def open_storage(path: str, *, read_only: bool) -> "Storage":
+    """Opens and locks the pool's file or device, without looking into it."""
+    from btree import Storage
+
+    check_pool_path(path)
+    try:
+        return Storage.open_file(path, read_only=read_only)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EAGAIN):
+            raise busy_error(path) from None
+        hint = ""
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY) and not read_only:
+            hint = "use '-o ro' if it is meant to be read-only, else check its permissions and its file system"
+        raise CowfsError.from_os_error(error, f"open the pool {path}", hint) from None
+
+
+def open_store(path: str, *, read_only: bool, cache_bytes_max: int = 0, commit_interval_ms: int = 0) -> "Store":
+    """Opens a pool and recovers it. CowfsError says what is wrong with it and what to do."""
+    from btree import Store
+
+    storage = open_storage(path, read_only=read_only)
+    try:
+        return Store(storage, read_only=read_only, cache_bytes_max=cache_bytes_max,
+                     commit_interval_ms=commit_interval_ms)
+    except OSError as error:
+        storage.close()
+        raised = CowfsError.from_os_error(error, f"open the pool {path}")
+        if error.errno in (errno.EINVAL, errno.EPROTONOSUPPORT):
+            raised = CowfsError("not_cowfs", raised.message, raised.hint or "check the path")
+        raise raised from None
+
+
+def describe_content(path: str) -> str | None:
+    """What a file or device holds, in words; None when it holds nothing but zeros where anything would keep its mark
+    (in a file: anywhere)."""
+    known = _probe_signature(path)
+    if known is not None:
+        return known
+    with open(path, "rb") as target:
+        if stat.S_ISREG(os.fstat(target.fileno()).st_mode):
+            return "data" if _has_data(target.fileno()) else None
+        length_bytes = target.seek(0, os.SEEK_END)
+        for offset_bytes in (0, max(0, length_bytes - PROBE_LENGTH_BYTES)):
+            target.seek(offset_bytes)
+            if any(target.read(PROBE_LENGTH_BYTES)):
+                return "data"
+    return None
+
+
+def _has_data(descriptor: int) -> bool:
+    """Whether a file has a byte that is not zero; its holes are skipped."""
+    offset_bytes = 0
+    while True:
+        try:
+            offset_bytes = os.lseek(descriptor, offset_bytes, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return False
+            raise
+        chunk = os.pread(descriptor, PROBE_LENGTH_BYTES, offset_bytes)
+        if not chunk:
+            return False
+        if chunk.count(0) != len(chunk):
+            return True
+        offset_bytes += len(chunk)
+
+
+def _probe_signature(path: str) -> str | None:
+    """What a cowfs pool or blkid(8) says it is."""
+    try:
+        with open_store(path, read_only=True):
+            return "a cowfs pool"
+    except CowfsError as error:
+        if error.code in ("damaged", "busy"):
+            return "a cowfs pool" if error.code == "busy" else "a damaged cowfs pool"
+    try:
+        found = subprocess.run(["blkid", "-p", "-o", "export", "--", path], capture_output=True, text=True, check=False,
+                               env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"})
+    except FileNotFoundError:
+        return None  # without blkid any byte that is not zero counts as content
+    fields = dict(line.partition("=")[::2] for line in found.stdout.splitlines())
+    kind = fields.get("TYPE") or fields.get("PTTYPE")
+    return f"a {kind} file system or partition table" if kind else None

@@ -1,0 +1,237 @@
+"""What one daemon serves: a pool, the volume that is mounted, and everything that commands do to it.
+
+Plain functions without trio. Those that say "waits" may wait for the medium and are called from worker threads; the
+others do memory work and are called on the event loop, where no handler runs meanwhile.
+"""
+
+import logging
+import os
+import time
+from typing import Any
+
+from btree import SnapshotInfo, Store, VolumeInfo
+from cowfs._native import FileSystem
+from cowfs.errors import CowfsError
+from cowfs.mounting import Notifier
+from cowfs.snapshots import NameSource, check_name, hold_tags, with_hold_tags
+
+log = logging.getLogger("cowfs")
+
+LIST_LIMIT = 1000
+_READDIR_LIMIT = 256
+
+
+def describe_snapshot(snapshot: SnapshotInfo) -> dict[str, Any]:
+    return {"name": snapshot.name, "id": snapshot.id, "created_ns": snapshot.created_ns, "epoch": snapshot.epoch,
+            "clone_count": snapshot.clone_count, "hold_count": snapshot.hold_count,
+            "holds": hold_tags(snapshot.annotation) if snapshot.hold_count else []}
+
+
+class MountedPool:
+    """The pool of one mount. `volume` in a method's arguments is a name; None means the mounted one."""
+
+    def __init__(self, store: Store, filesystem: FileSystem, volume: VolumeInfo, *, pool_path: str, mountpoint: str,
+                 read_only: bool, log_path: str) -> None:
+        self.store = store
+        self.filesystem = filesystem
+        self.volume_id = volume.id
+        self.volume_name = volume.name
+        self.pool_path = pool_path
+        self.mountpoint = mountpoint
+        self.read_only = read_only
+        self.log_path = log_path
+        self.socket_path = ""
+        self.started_ns = time.time_ns()
+        self.names = NameSource()
+        self.notifier: Notifier | None = None
+        self.volumes_node = 0
+        self.snapshots_node = 0
+        self.history_changed_ns = self.started_ns
+        self.open_files = 0
+        self.events: dict[str, int] = {"unexpected": 0, "io_error": 0}
+
+    # ---- finding
+
+    def find_volume(self, volume: str | None) -> int:
+        if volume is None or volume == self.volume_name:
+            return self.volume_id
+        try:
+            return self.store.volume_find(volume).id
+        except FileNotFoundError:
+            raise CowfsError("not_found", f"there is no volume '{volume}' in this pool",
+                             "'cowfs status DIR' lists the volumes") from None
+
+    def find_snapshot(self, volume_id: int, name: str) -> SnapshotInfo:
+        try:
+            return self.store.snapshot_find(volume_id, name)
+        except (FileNotFoundError, UnicodeEncodeError):
+            raise CowfsError("not_found", f"there is no snapshot '{name}'",
+                             "'cowfs list DIR' lists the snapshots") from None
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise CowfsError("read_only", "the pool is mounted read-only", "mount it without '-o ro'")
+
+    # ---- snapshots
+
+    def take_snapshot(self, volume: str | None, name: str | None, *, sync: bool) -> dict[str, Any]:
+        """Waits when `sync`: the snapshot is durable then."""
+        self._check_writable()
+        volume_id = self.find_volume(volume)
+        if name is not None:
+            check_name(name, "snapshot")
+        while True:
+            try:
+                snapshot = self.store.snapshot(volume_id, name or self.names.next_name(), sync=sync)
+                break
+            except FileExistsError:
+                if name is not None:
+                    raise CowfsError("exists", f"there is a snapshot '{name}' already",
+                                     "choose another name, or destroy that one first") from None
+        self.history_changed_ns = snapshot.created_ns
+        return describe_snapshot(snapshot)
+
+    def list_snapshots(self, volume: str | None, after_id: int, limit: int) -> list[dict[str, Any]]:
+        """Waits."""
+        volume_id = self.find_volume(volume)
+        found = self.store.snapshots(volume_id, after_id=after_id, limit=min(limit or LIST_LIMIT, LIST_LIMIT))
+        return [describe_snapshot(snapshot) for snapshot in found]
+
+    def delete_snapshot(self, volume: str | None, name: str) -> None:
+        """Waits until the deletion is durable. The space comes back in the background."""
+        self._check_writable()
+        volume_id = self.find_volume(volume)
+        snapshot = self.find_snapshot(volume_id, name)
+        if snapshot.hold_count:
+            tags = ", ".join(hold_tags(snapshot.annotation)) or "unnamed"
+            raise CowfsError("held", f"the snapshot '{name}' is held ({tags})",
+                             "release its holds first: 'cowfs release'")
+        try:
+            self.store.snapshot_delete(snapshot.id)
+        except OSError as error:
+            raise CowfsError.from_os_error(error, f"destroy the snapshot '{name}'") from None
+        self.filesystem.forget_snapshot(snapshot.id)
+        self.history_changed_ns = time.time_ns()
+        self.store.commit()
+
+    def forget_entry(self, parent: int, name: str) -> None:
+        """Waits. The kernel forgets a name under `.cowfs`; not from a handler that changes that very directory."""
+        if self.notifier is not None and parent:
+            self.notifier.invalidate_entry(parent, name.encode())
+
+    def change_hold(self, volume: str | None, name: str, tag: str, *, add: bool) -> dict[str, Any]:
+        """Adds or removes a hold. Durable after the next commit."""
+        self._check_writable()
+        check_name(tag, "hold")
+        snapshot = self.find_snapshot(self.find_volume(volume), name)
+        tags = hold_tags(snapshot.annotation)
+        if add and tag in tags:
+            raise CowfsError("exists", f"the snapshot '{name}' has a hold '{tag}' already", "choose another tag")
+        if not add and tag not in tags:
+            raise CowfsError("not_found", f"the snapshot '{name}' has no hold '{tag}'",
+                             f"it has: {', '.join(tags) or 'none'}")
+        tags = [*tags, tag] if add else [other for other in tags if other != tag]
+        self.store.snapshot_annotate(snapshot.id, len(tags), with_hold_tags(snapshot.annotation, tags))
+        return describe_snapshot(self.store.snapshot_get(snapshot.id))
+
+    # ---- rollback
+
+    def roll_back(self, volume: str | None, name: str) -> tuple[dict[str, Any], list[int]]:
+        """The volume's content becomes the snapshot's. Returns the guard snapshot and the node ids of the old tree,
+        of which the kernel has to be told with announce_rollback().
+
+        On the event loop, and without a pause between the two steps: a handler that ran between them would write
+        through a node id of the old tree into the new one."""
+        self._check_writable()
+        volume_id = self.find_volume(volume)
+        snapshot = self.find_snapshot(volume_id, name)
+        while True:
+            try:
+                guard = self.store.rollback(volume_id, snapshot.id, self.names.next_guard_name(name))
+                break
+            except FileExistsError:
+                continue
+        nodes = self.filesystem.rolled_back(volume_id)
+        self.history_changed_ns = guard.created_ns
+        log.info("rolled back volume %d to %s; guard %s; %d nodes stale", volume_id, name, guard.name, len(nodes))
+        return {"snapshot": name, "guard": describe_snapshot(guard)}, nodes
+
+    def announce_rollback(self, guard_id: int, nodes: list[int]) -> None:
+        """Waits until the kernel shows nothing of the old tree."""
+        if self.notifier is None:
+            return
+        if not self.notifier.increase_epoch():
+            self._invalidate_root_names(guard_id)
+        self.notifier.invalidate_inode(1)
+        for node in nodes:
+            self.notifier.invalidate_inode(node)
+
+    def _invalidate_root_names(self, guard_id: int) -> None:
+        """For kernels before 6.16. Dropping a name drops what is cached below it, and what a name of the old root
+        led to answers ESTALE, at which the kernel looks every name on the way up again."""
+        assert self.notifier is not None
+        for root in (1, self.filesystem.view_of_snapshot(guard_id)):
+            cookie = 0
+            while entries := self.filesystem.readdir(root, cookie, _READDIR_LIMIT, False):
+                for name, _cookie, _attributes in entries:
+                    self.notifier.invalidate_entry(1, name)
+                cookie = entries[-1][1]
+        for volume in self.store.volumes():
+            self.forget_entry(self.volumes_node, volume.name)
+
+    # ---- volumes
+
+    def clone(self, volume: str | None, name: str, clone: str) -> dict[str, Any]:
+        """Waits until the new volume is durable."""
+        self._check_writable()
+        check_name(clone, "volume")
+        snapshot = self.find_snapshot(self.find_volume(volume), name)
+        try:
+            volume_id = self.store.clone(snapshot.id, clone)
+        except FileExistsError:
+            raise CowfsError("exists", f"there is a volume '{clone}' already", "choose another name") from None
+        self.store.commit()
+        return {"volume": clone, "id": volume_id, "snapshot": name}
+
+    def destroy_volume(self, name: str) -> None:
+        """Waits. The volume and all its snapshots."""
+        self._check_writable()
+        volume_id = self.find_volume(name)
+        if volume_id == self.volume_id:
+            raise CowfsError("busy", f"the volume '{name}' is the one that is mounted",
+                             "mount another volume of the pool and destroy it from there")
+        snapshots = self.store.snapshots(volume_id)
+        try:
+            self.store.volume_destroy(volume_id)
+        except OSError as error:
+            raise CowfsError.from_os_error(error, f"destroy the volume '{name}'",
+                                           "release the holds on its snapshots first") from None
+        for snapshot in snapshots:
+            self.filesystem.forget_snapshot(snapshot.id)
+        self.store.commit()
+
+    def list_volumes(self) -> list[dict[str, Any]]:
+        return [{"name": volume.name, "id": volume.id, "created_ns": volume.created_ns,
+                 "origin_snapshot_id": volume.origin_snapshot_id, "snapshot_count": volume.snapshot_count,
+                 "mounted": volume.id == self.volume_id} for volume in self.store.volumes()]
+
+    # ---- figures
+
+    def usage(self) -> dict[str, Any]:
+        """Bytes in the pool. `dead`: only snapshots refer to them. `pending`: free after the next checkpoint."""
+        blocks = self.store.statistics()
+        fields = ("size", "used", "free", "available", "reserved", "dead", "pending")
+        sizes = {f"{field}_bytes": blocks[f"{field}_blocks"] * 4096 for field in fields}
+        return {"pool": self.pool_path, "mountpoint": self.mountpoint, "volume": self.volume_name, **sizes}
+
+    def status(self) -> dict[str, Any]:
+        statistics = self.store.statistics()
+        uuid = statistics.pop("uuid")
+        failed_errno = statistics.pop("failed_errno")
+        return {"pool": self.pool_path, "label": statistics.pop("label"), "uuid": uuid.hex(),
+                "mountpoint": self.mountpoint, "volume": self.volume_name,
+                "read_only": self.read_only or statistics.pop("read_only"),
+                "failure": os.strerror(abs(failed_errno)) if failed_errno else None, "pid": os.getpid(),
+                "started_ns": self.started_ns, "log": self.log_path, "socket": self.socket_path,
+                "open_files": self.open_files, "events": dict(self.events), "volumes": self.list_volumes(),
+                "statistics": statistics}
