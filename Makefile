@@ -1,7 +1,7 @@
 # make demo    the main job on real input, in under three minutes
 # make test    everything but the long tests; make test-long those
 # make check   linters, types, warnings as errors, static analysis
-# make bench   the benchmarks
+# make bench   the benchmarks against other file systems, quick (needs root); make bench-full those of hours
 # Everything is set up first by itself: Debian packages, .venv, the C extensions.
 
 PYTHON_VENV := .venv/bin/python
@@ -9,7 +9,7 @@ C_FILES := $(sort $(wildcard btree/native/*.c cowfs/native/*.c))
 H_FILES := $(sort $(wildcard btree/native/*.h cowfs/native/*.h))
 BUILD_STAMP := build/.extensions
 
-.PHONY: all setup build test test-long check demo bench clean
+.PHONY: all setup build test test-long check demo setup-bench bench bench-full clean
 
 all: build
 
@@ -36,8 +36,21 @@ check: build
 demo: build
 	@$(PYTHON_VENV) -m tools.demo
 
-bench: build
-	$(PYTHON_VENV) -m benchmarks
+# The file systems compared with, and what draws the plots.
+setup-bench:
+	@tools/set_up.sh bench
+
+CEILING := build/ceiling
+CEILING_FILES := $(sort $(wildcard benchmarks/ceiling/*.c benchmarks/ceiling/*.h))
+
+$(CEILING): $(CEILING_FILES)
+	@mkdir -p build
+	gcc -std=gnu11 -O2 -g -pthread -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -o $@.new \
+		$(filter %.c,$^) -luring
+	@mv $@.new $@
+
+bench bench-full: setup-bench build $(CEILING)
+	$(PYTHON_VENV) -m benchmarks $(if $(filter bench-full,$@),--full) $(BENCH_FLAGS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,8 @@
 # Makes this checkout ready to build: installs the Debian packages that are missing, makes .venv with a Python of
 # 3.11 or newer and installs the Python packages of pyproject.toml into it. Quick when everything is there already.
 #
+# With the argument `bench` also what the benchmarks compare with and measure by; nothing of that is started.
+#
 # PYTHON=/path/to/python3 chooses the interpreter. Where apt-get is not present the missing things are named, and the
 # attempt goes on.
 set -eu
@@ -9,10 +11,13 @@ cd "$(dirname "$0")/.."
 
 VENV=.venv
 STAMP=$VENV/.set_up
+EXTRAS=developer
 
 # Build needs, run-time needs, and what the tests drive the mounted file system with.
 PACKAGES="fuse3 libfuse3-dev libxxhash-dev libzstd-dev liblz4-dev liburing-dev pkg-config gcc libc6-dev make
 fio btrfs-progs rsync sqlite3 git attr acl clang-format util-linux procps"
+BENCH_PACKAGES="zfs-fuse dbench xfsprogs e2fsprogs"
+POLICY=/usr/sbin/policy-rc.d
 
 say() {
     printf 'set-up: %s\n' "$*" >&2
@@ -54,6 +59,31 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing >/dev/null
 }
 
+# zfs-fuse comes with a daemon that would start now and with the machine: the benchmarks start their own instead. What
+# policy-rc.d says is what package scripts ask before they start anything; 101 forbids it.
+install_bench_packages() {
+    fresh=$(missing_packages zfs-fuse)
+    if [ -z "$fresh" ] || ! command -v apt-get >/dev/null 2>&1; then
+        install_packages "$@"
+        return
+    fi
+    kept=$(mktemp)
+    if [ -e $POLICY ]; then
+        as_root cp -p $POLICY "$kept"
+        restore="as_root cp -p '$kept' $POLICY; rm -f '$kept'"
+    else
+        restore="as_root rm -f $POLICY; rm -f '$kept'"
+    fi
+    trap "$restore" EXIT
+    trap 'exit 130' INT TERM HUP
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $POLICY >/dev/null
+    as_root chmod 755 $POLICY
+    install_packages "$@"
+    as_root update-rc.d zfs-fuse disable
+    eval "$restore"
+    trap - EXIT INT TERM HUP
+}
+
 # An interpreter that can make virtual environments and has its headers.
 suitable() {
     "$1" - <<'PYTHON' >/dev/null 2>&1
@@ -75,6 +105,12 @@ choose_python() {
 
 # shellcheck disable=SC2086
 install_packages $PACKAGES
+if [ "${1:-}" = bench ]; then
+    # shellcheck disable=SC2086
+    install_bench_packages $BENCH_PACKAGES
+    EXTRAS="developer benchmarks"
+    STAMP=$VENV/.set_up_bench
+fi
 
 if [ ! -x $VENV/bin/python ] || ! suitable $VENV/bin/python; then
     if ! python=$(choose_python); then
@@ -91,7 +127,7 @@ if [ "$(cat $STAMP 2>/dev/null || true)" != "$wanted" ]; then
     say "installing Python packages into $VENV"
     # The project itself is linked in by a path file and its extensions are built by make: what is installed here
     # are the requirements, which pip reads from pyproject.toml, and the commands.
-    $VENV/bin/python tools/requirements.py >$VENV/requirements.txt
+    $VENV/bin/python tools/requirements.py $EXTRAS >$VENV/requirements.txt
     attempt=1
     until $VENV/bin/python -m pip install --quiet --disable-pip-version-check -r $VENV/requirements.txt; do
         [ "$attempt" -lt 3 ] || { say "pip failed"; exit 1; }
