@@ -23,14 +23,21 @@ int allocator_create(struct store *store)
     struct allocator *allocator = &store->allocator;
     allocator->size_blocks = store->size_blocks;
     allocator->page_count = store->bitmap_pages;
-    allocator->first_block = store->bitmap_start + store->bitmap_pages * 2;
-    allocator->end_block = store->size_blocks - SUPERBLOCK_RING_SLOTS;
+    /* Nodes of several blocks lie at multiples of their size, so that what they need is countable in a pool whose free
+     * space is in pieces. */
+    uint32_t group = allocator->group_blocks = store->node_blocks;
+    allocator->first_block = (store->bitmap_start + store->bitmap_pages * 2 + group - 1) / group * group;
+    allocator->end_block = (store->size_blocks - SUPERBLOCK_RING_SLOTS) / group * group;
     uint64_t zone = allocator->end_block - allocator->first_block;
-    /* the reserve: enough to rewrite some paths of every tree level when nothing else is left; 1/32 of small pools,
-     * at most 128 MiB */
+    allocator->free_group_count = zone / group;
+    /* the reserve: enough to rewrite some paths of every tree level when nothing else is left; 1/32 of small pools, at
+     * least 48 nodes, at most 128 MiB */
+    uint64_t reserve_min = (uint64_t)48 * group * store->copies;
     allocator->reserve_blocks = zone / 32;
     if (allocator->reserve_blocks < 128)
         allocator->reserve_blocks = 128;
+    if (allocator->reserve_blocks < reserve_min)
+        allocator->reserve_blocks = reserve_min;
     if (allocator->reserve_blocks > 32768)
         allocator->reserve_blocks = 32768;
     allocator->run_blocks = DATA_RUN_BLOCKS_MAX;
@@ -84,6 +91,29 @@ static uint32_t bits_change(uint64_t *bits, uint32_t from, uint32_t count, bool 
     return changed;
 }
 
+/* The blocks of a word that lie in groups without a busy block. */
+static uint64_t whole_groups(uint64_t busy, uint32_t group)
+{
+    uint64_t whole = ~busy;
+    if (group > 1)
+        whole &= whole >> 1;
+    if (group > 2)
+        whole &= whole >> 2;
+    return group == 4   ? (whole & UINT64_C(0x1111111111111111)) * 15
+           : group == 2 ? (whole & UINT64_C(0x5555555555555555)) * 3
+                        : whole;
+}
+
+/* Blocks in free groups within the words that hold [from, from + count). */
+static uint64_t whole_group_blocks(const struct allocator *allocator, const struct bitmap_page *page, uint32_t from,
+                                   uint32_t count)
+{
+    uint64_t blocks = 0;
+    for (uint32_t word = from / 64; word <= (from + count - 1) / 64; word++)
+        blocks += (uint64_t)__builtin_popcountll(whole_groups(page->busy[word], allocator->group_blocks));
+    return blocks;
+}
+
 static int busy_change(struct allocator *allocator, uint64_t address, uint32_t blocks, bool value)
 {
     while (blocks) {
@@ -93,7 +123,11 @@ static int busy_change(struct allocator *allocator, uint64_t address, uint32_t b
         struct bitmap_page *page = page_of(allocator, address / BITMAP_BLOCKS_PER_PAGE);
         if (!page)
             return -ENOMEM;
+        uint64_t before = whole_group_blocks(allocator, page, at, part);
         uint32_t changed = bits_change(page->busy, at, part, value);
+        uint64_t after = whole_group_blocks(allocator, page, at, part);
+        allocator->free_group_count += after / allocator->group_blocks;
+        allocator->free_group_count -= before / allocator->group_blocks;
         page->busy_count = value ? page->busy_count + changed : page->busy_count - changed;
         allocator->busy_count = value ? allocator->busy_count + changed : allocator->busy_count - changed;
         address += part;
@@ -136,44 +170,62 @@ static int committed_change(struct allocator *allocator, uint64_t address, uint3
     return 0;
 }
 
-/* Longest free run at or after `from` within one page, at most `wanted` long; the first that is `enough`. */
+/* Where a claim looks: anywhere; in free groups only (nodes); or in groups that are in pieces already, so that places
+ * for nodes remain. */
+enum find_mode { FIND_ANY, FIND_GROUPS, FIND_PIECES };
+
+/* The word as the mode sees it: set bits are not to be taken. */
+static uint64_t taken_bits(const struct allocator *allocator, const struct bitmap_page *page, uint32_t word,
+                           enum find_mode mode)
+{
+    uint64_t busy = page->busy[word];
+    if (mode == FIND_ANY)
+        return busy;
+    uint64_t whole = whole_groups(busy, allocator->group_blocks);
+    return mode == FIND_GROUPS ? ~whole : busy | whole;
+}
+
+/* First free run at or after `from` within one page that is at least `enough` long, at most `wanted` of it. */
 static uint32_t find_in_page(const struct allocator *allocator, uint64_t index, uint32_t from, uint32_t until,
-                             uint32_t enough, uint32_t wanted, uint32_t *found)
+                             uint32_t enough, uint32_t wanted, enum find_mode mode, uint32_t *found)
 {
     const struct bitmap_page *page = allocator->pages[index];
     if (!page) {
-        uint32_t length = until > from ? until - from : 0;
+        uint32_t length = until > from && mode != FIND_PIECES ? until - from : 0;
         *found = from;
         return length < enough ? 0 : length > wanted ? wanted : length;
     }
-    uint32_t at = from;
+    uint32_t start = from, at = from; /* [start, at) is free */
     while (at < until) {
-        if (page->busy[at / 64] == UINT64_MAX) {
-            at = (at / 64 + 1) * 64;
-            continue;
-        }
-        if (bit_get(page->busy, at)) {
-            at++;
-            continue;
-        }
-        uint32_t start = at;
-        while (at < until && at - start < wanted && !bit_get(page->busy, at))
-            at = at % 64 == 0 && page->busy[at / 64] == 0 && at + 64 <= until ? at + 64 : at + 1;
-        uint32_t length = at - start > wanted ? wanted : at - start;
-        if (length >= enough) {
-            *found = start;
-            return length;
-        }
+        uint32_t left = 64 - at % 64 < until - at ? 64 - at % 64 : until - at;
+        uint64_t taken = taken_bits(allocator, page, at / 64, mode) >> at % 64;
+        uint32_t length = taken ? (uint32_t)__builtin_ctzll(taken) : left;
+        if (length > left)
+            length = left;
+        at += length;
+        *found = start;
+        if (at - start >= wanted)
+            return wanted;
+        if (length == left)
+            continue; /* the run may go on in the next word */
+        if (at - start >= enough)
+            return at - start;
+        taken >>= length;
+        length = ~taken ? (uint32_t)__builtin_ctzll(~taken) : 64;
+        at += length < 64 - at % 64 ? length : 64 - at % 64;
+        start = at;
     }
-    return 0;
+    return start < until && until - start >= enough ? until - start : 0;
 }
 
 /* One round over the zone, from the cursor. */
 static uint32_t find_run(struct allocator *allocator, uint64_t cursor, uint32_t enough, uint32_t wanted,
-                         uint64_t *address)
+                         enum find_mode mode, uint64_t *address)
 {
     uint64_t first_page = allocator->first_block / BITMAP_BLOCKS_PER_PAGE;
     uint64_t last_page = (allocator->end_block - 1) / BITMAP_BLOCKS_PER_PAGE;
+    if (mode == FIND_GROUPS)
+        cursor = cursor / allocator->group_blocks * allocator->group_blocks;
     uint64_t index = cursor / BITMAP_BLOCKS_PER_PAGE, rounds = last_page - first_page + 2;
     for (uint64_t from = cursor; rounds > 0; rounds--) {
         uint64_t base = index * BITMAP_BLOCKS_PER_PAGE;
@@ -186,7 +238,7 @@ static uint32_t find_run(struct allocator *allocator, uint64_t cursor, uint32_t 
         uint32_t found, length = 0;
         if (!page || page->busy_count < BITMAP_BLOCKS_PER_PAGE)
             length = find_in_page(allocator, index, (uint32_t)(from - base), (uint32_t)(until - base), enough, wanted,
-                                  &found);
+                                  mode, &found);
         if (length) {
             *address = base + found;
             return length;
@@ -197,9 +249,10 @@ static uint32_t find_run(struct allocator *allocator, uint64_t cursor, uint32_t 
     return 0;
 }
 
-static uint64_t free_now(const struct allocator *allocator)
+/* Blocks in places for nodes. Smaller pieces are room for data only. */
+static uint64_t group_room(const struct allocator *allocator)
 {
-    return allocator->end_block - allocator->first_block - allocator->busy_count;
+    return allocator->free_group_count * allocator->group_blocks;
 }
 
 static uint64_t withheld(const struct allocator *allocator, enum claim_class claim_class)
@@ -215,7 +268,9 @@ bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim
 {
     struct allocator *allocator = &store->allocator;
     pthread_mutex_lock(&allocator->mutex);
-    uint64_t room = free_now(allocator) + allocator->claimed_unused;
+    uint64_t room = group_room(allocator);
+    for (uint32_t copy = 0; copy < store->copies; copy++)
+        room += allocator->metadata_run[copy].blocks - allocator->metadata_run[copy].used;
     bool result = room >= withheld(allocator, claim_class) + blocks;
     pthread_mutex_unlock(&allocator->mutex);
     return result;
@@ -224,16 +279,24 @@ bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim
 static int claim_locked(struct allocator *allocator, uint32_t blocks_min, uint32_t blocks_max, uint64_t *cursor,
                         enum claim_class claim_class, uint64_t *address, uint32_t *blocks)
 {
-    uint64_t keep = withheld(allocator, claim_class), room = free_now(allocator);
-    if (room < keep + blocks_min)
+    uint64_t keep = withheld(allocator, claim_class), room = group_room(allocator);
+    enum find_mode mode = claim_class == CLAIM_METADATA ? FIND_GROUPS : FIND_ANY;
+    /* a run that begins and ends within groups takes places from nodes that it does not fill */
+    uint32_t edges = mode == FIND_ANY ? 2 * (allocator->group_blocks - 1) : 0;
+    if (room >= keep + edges + blocks_min) {
+        if (blocks_max > room - keep - edges)
+            blocks_max = (uint32_t)(room - keep - edges);
+    } else if (edges) {
+        mode = FIND_PIECES;
+        blocks_max = blocks_max < edges ? blocks_max : edges;
+    } else {
         return -ENOSPC;
-    if (blocks_max > room - keep)
-        blocks_max = (uint32_t)(room - keep);
+    }
     uint32_t length = 0;
     for (uint32_t enough = blocks_max;; enough /= 4) {
         if (enough < blocks_min)
             enough = blocks_min;
-        length = find_run(allocator, *cursor, enough, blocks_max, address);
+        length = find_run(allocator, *cursor, enough, blocks_max, mode, address);
         if (length || enough == blocks_min)
             break;
     }
@@ -446,33 +509,44 @@ static int load_page(struct store *store, uint64_t index, uint64_t sequence_max,
     if (result < 0)
         return result;
     uint64_t best_sequence = 0;
+    bool stale = false;
     for (int slot = 0; slot < 2; slot++) {
         const uint8_t *image = images[slot];
         uint64_t sequence = load64(image + BITMAP_SEQUENCE);
         if (load32(image + BITMAP_MAGIC_AT) != BITMAP_MAGIC || load32(image + BITMAP_PAGE_NUMBER) != index ||
-            sequence > sequence_max || sequence <= best_sequence ||
             page_image_checksum(image) != load64(image + BITMAP_CHECKSUM))
             continue;
-        best = slot;
-        best_sequence = sequence;
+        if (sequence > sequence_max) {
+            stale = true;
+        } else if (sequence > best_sequence) {
+            best = slot;
+            best_sequence = sequence;
+        }
     }
-    if (best < 0)
+    if (best < 0 && !stale)
         return 0;
     struct bitmap_page *page = page_of(allocator, index);
     if (!page)
         return -ENOMEM;
+    /* a checkpoint that did not become durable left a copy under the number of the next one, which must overwrite it */
+    page->dirty = stale;
+    if (best < 0)
+        return 0;
     for (uint32_t word = 0; word < BITMAP_WORDS; word++) {
         page->committed[word] = load64(images[best] + BITMAP_BITS + word * 8u);
         page->committed_count += (uint32_t)__builtin_popcountll(page->committed[word]);
     }
     if (!bits_in_zone(allocator, index, page))
         return -EUCLEAN;
+    uint64_t groups_before = whole_group_blocks(allocator, page, 0, BITMAP_BLOCKS_PER_PAGE) / allocator->group_blocks;
     memcpy(page->busy, page->committed, sizeof page->busy);
     page->busy_count = page->committed_count;
     page->sequence = best_sequence;
     page->slot = (uint8_t)best;
     page->checksum = load64(images[best] + BITMAP_CHECKSUM);
     allocator->busy_count += page->busy_count;
+    allocator->free_group_count -= groups_before - whole_group_blocks(allocator, page, 0, BITMAP_BLOCKS_PER_PAGE) /
+                                                       allocator->group_blocks;
     allocator->committed_count += page->committed_count;
     *digest ^= page_digest(index, page->sequence, page->checksum);
     return 0;

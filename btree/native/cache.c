@@ -170,6 +170,17 @@ void cache_trim(struct store *store)
     }
 }
 
+/* The good copy goes over the bad one. Only under the lock and on the way from a root is it sure that the block still
+ * is this node's. */
+static void repair(struct store *store, struct node *node)
+{
+    node->damaged = false;
+    atomic_fetch_add(&store->checksum_mismatches, 1);
+    if (!store->read_only &&
+        storage_write(store, node->page, store->node_size, node->pointer.address[0] * STORE_BLOCK_SIZE) == 0)
+        atomic_fetch_add(&store->repairs, 1);
+}
+
 struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer)
 {
     store->counters.nodes_touched++;
@@ -183,6 +194,8 @@ struct node *cache_resolve(struct store *store, const struct tree_pointer *point
         return NULL;
     }
     node->referenced = true;
+    if (node->damaged)
+        repair(store, node);
     return node;
 }
 
@@ -234,38 +247,50 @@ static int read_copy(struct store *store, const struct tree_pointer *pointer, in
     int result = storage_read(store, page, store->node_size, address * STORE_BLOCK_SIZE);
     if (result < 0)
         return result;
-    if (store_checksum(page, store->node_size) != pointer->checksum) {
-        atomic_fetch_add(&store->checksum_mismatches, 1);
+    if (store_checksum(page, store->node_size) != pointer->checksum)
         return -EIO;
-    }
     return page_validate(page, store->node_size, level, pointer->birth);
 }
 
-int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level)
+/* The node from its first good copy. */
+static int read_node(struct store *store, const struct tree_pointer *pointer, uint8_t level, struct node *node)
+{
+    memset(node, 0, sizeof *node);
+    node->pointer = *pointer;
+    node->birth = pointer->birth;
+    node->level = level;
+    int result = read_copy(store, pointer, 0, level, node->page);
+    if (result < 0 && pointer->address[1]) {
+        node->damaged = result == -EIO;
+        result = read_copy(store, pointer, 1, level, node->page);
+    }
+    return result;
+}
+
+static bool same_pointer(const struct tree_pointer *a, const struct tree_pointer *b)
+{
+    return a->address[0] == b->address[0] && a->checksum == b->checksum && a->birth == b->birth;
+}
+
+int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level, struct tree_pointer *failed)
 {
     struct node *node = malloc(sizeof *node + store->node_size);
     if (!node)
         return -ENOMEM;
-    memset(node, 0, sizeof *node);
-    int result = read_copy(store, pointer, 0, level, node->page);
-    if (result < 0 && pointer->address[1]) {
-        int first = result;
-        result = read_copy(store, pointer, 1, level, node->page);
-        /* the good copy goes over the bad one: same bytes, same place, so nothing that was right can become wrong */
-        if (result == 0 && first == -EIO && !store->read_only &&
-            storage_write(store, node->page, store->node_size, pointer->address[0] * STORE_BLOCK_SIZE) == 0)
-            atomic_fetch_add(&store->repairs, 1);
-    }
+    int result = read_node(store, pointer, level, node);
     if (result < 0) {
         free(node);
-        return result == -ENOMEM ? result : -EIO;
+        if (failed && !same_pointer(failed, pointer)) {
+            *failed = *pointer;
+            return 0;
+        }
+        atomic_fetch_add(&store->checksum_mismatches, 1);
+        return -EIO;
     }
-    node->pointer = *pointer;
-    node->birth = pointer->birth;
-    node->level = level;
     pthread_mutex_lock(&store->lock);
     store->counters.nodes_read++;
-    if (cache_resolve(store, pointer)) {
+    const struct node *present = cache_find(store, pointer->address[0]);
+    if (present && same_pointer(&present->pointer, pointer)) {
         free(node);
     } else {
         cache_insert(store, node);
@@ -285,7 +310,7 @@ int cache_copy_page(struct store *store, const struct tree_pointer *pointer, uin
         pthread_mutex_unlock(&store->lock);
         if (node)
             return 0;
-        int result = cache_load(store, pointer, level);
+        int result = cache_load(store, pointer, level, NULL);
         if (result < 0)
             return result;
     }

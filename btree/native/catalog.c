@@ -341,18 +341,13 @@ static void origin_release(struct store *store, struct snapshot *origin, bool fo
         snapshot_detach(store, origin);
 }
 
-/* The head of a chain goes: what only it refers to is freed by the checkpoint's walk. The newest snapshot that
- * remains, if any, takes its place as the tree that owns blocks, so its bucket means nothing any more. */
+/* The head of a chain goes: what only it refers to is freed, on the medium by the checkpoint's walk. The newest
+ * snapshot that remains, if any, takes its place as the tree that owns blocks, so its bucket means nothing any more. */
 static void chain_drop_head(struct store *store, struct chain *chain)
 {
     struct snapshot *newest = chain->newest;
-    if (chain->head.pointer.address[0]) {
-        struct queue_item *walk = queue_append(store, QUEUE_WALK);
-        if (walk) {
-            walk->root = chain->head;
-            walk->floor_epoch = chain_floor(chain);
-        }
-    }
+    if (chain->head.pointer.address[0])
+        drop_tree(store, &chain->head.pointer, chain->head.level, chain_floor(chain));
     chain->live = false;
     if (!newest) {
         struct snapshot *origin = chain->origin;

@@ -5,7 +5,13 @@
 
 #include "internal.h"
 
-enum volume_record { VOLUME_CREATED = 0, VOLUME_GENERATION = 8, VOLUME_ORIGIN = 16, VOLUME_HEAD = 24, VOLUME_NAME = 32 };
+enum volume_record {
+    VOLUME_CREATED = 0,
+    VOLUME_GENERATION = 8,
+    VOLUME_ORIGIN = 16,
+    VOLUME_HEAD = 24,
+    VOLUME_NAME = 32,
+};
 enum chain_record { CHAIN_VOLUME = 0, CHAIN_ORIGIN = 8, CHAIN_FLAGS = 16, CHAIN_ROOT = 24, CHAIN_RECORD_LENGTH = 64 };
 enum chain_flags { CHAIN_LIVE = 1, CHAIN_FOREIGN = 2 };
 enum snapshot_record {
@@ -142,15 +148,10 @@ static int snapshots_freeze(struct store *store)
 }
 
 /* The checkpoint works the queue off in order; what it does not get to it saves as records. */
-static int queue_freeze(struct store *store)
+static void queue_freeze(struct store *store)
 {
-    struct checkpoint *checkpoint = &store->checkpoint;
-    int result = 0;
-    checkpoint->queue = store->queue_head;
+    store->checkpoint.queue = store->queue_head;
     store->queue_head = store->queue_tail = NULL;
-    for (const struct queue_item *item = checkpoint->queue; item && result == 0; item = item->next)
-        result = root_add(checkpoint, &item->root);
-    return result;
 }
 
 int catalog_freeze(struct store *store)
@@ -170,8 +171,7 @@ int catalog_freeze(struct store *store)
             result = chain_save(checkpoint, chain);
     if (result == 0)
         result = snapshots_freeze(store);
-    if (result == 0)
-        result = queue_freeze(store);
+    queue_freeze(store);
     store->catalog_dirty = false;
     return result;
 }

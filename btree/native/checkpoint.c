@@ -311,8 +311,6 @@ static void resolve_everything(struct store *store)
         resolve_root(&snapshot->root);
         resolve_dead(store, snapshot);
     }
-    for (struct queue_item *item = store->queue_head; item; item = item->next)
-        resolve_root(&item->root);
 }
 
 static void unpin_written(struct store *store)

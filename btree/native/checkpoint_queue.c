@@ -212,27 +212,16 @@ static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t
     return result;
 }
 
-static int queue_walk(struct store *store, struct queue_item *item)
-{
-    struct tree_root *root = &item->root;
-    if (pointer_is_tagged(&root->pointer))
-        root->pointer = tagged_node(root->pointer.address[0])->pointer;
-    return walk(store, &root->pointer, root->level, item->floor_epoch);
-}
-
 static int queue_save(struct store *store, struct queue_item *item)
 {
     uint8_t key[9], value[QUEUE_RECORD_LENGTH] = {0};
     if (item->saved)
         return 0;
-    struct tree_root root = item->root;
-    if (pointer_is_tagged(&root.pointer))
-        item->root.pointer = root.pointer = tagged_node(root.pointer.address[0])->pointer;
     value[QUEUE_KIND] = (uint8_t)item->kind;
     save64(value + QUEUE_BUCKET, item->bucket);
     save64(value + QUEUE_TARGET, item->target);
     save64(value + QUEUE_FLOOR, item->floor_epoch);
-    root_save(value + QUEUE_ROOT, &root);
+    root_save(value + QUEUE_ROOT, &item->root);
     item->saved = true;
     return system_put(store, key, system_key(key, SYSTEM_QUEUE, item->id), value, sizeof value);
 }
@@ -241,7 +230,9 @@ static int queue_do(struct store *store, struct queue_item *item)
 {
     if (item->kind == QUEUE_MERGE)
         return queue_merge(store, item);
-    return item->kind == QUEUE_WALK ? queue_walk(store, item) : queue_drop(store, item);
+    if (item->kind == QUEUE_DROP)
+        return queue_drop(store, item);
+    return walk(store, &item->root.pointer, item->root.level, item->floor_epoch);
 }
 
 static uint64_t system_dirty_bytes(struct store *store)

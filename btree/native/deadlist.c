@@ -53,6 +53,36 @@ void free_entry(struct store *store, const struct dead_entry *entry)
         free_later(store, entry->address, entry->blocks);
 }
 
+/* An unwritten node has pointers to nodes of its origin's chain, which may be freed as soon as the origin is released:
+ * so it cannot wait for a checkpoint. What is on the medium can, and is queued subtree by subtree. Recursion is
+ * as deep as the tree is high, and bounded in all by the unwritten nodes. */
+void drop_tree(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch)
+{
+    if (pointer->birth <= floor_epoch)
+        return;
+    if (!pointer_is_tagged(pointer)) {
+        struct queue_item *walk = queue_append(store, QUEUE_WALK);
+        if (walk) {
+            walk->root = (struct tree_root){*pointer, level};
+            walk->floor_epoch = floor_epoch;
+        }
+        return;
+    }
+    struct node *node = tagged_node(pointer->address[0]);
+    for (uint16_t slot = 0; slot < page_count(node->page); slot++) {
+        struct page_item item;
+        struct tree_pointer child;
+        page_get(node->page, slot, &item);
+        if (level > 0) {
+            pointer_load(item.value, &child);
+            drop_tree(store, &child, (uint8_t)(level - 1), floor_epoch);
+        } else if (item.kind == STORE_VALUE_EXTENT && load64(item.value + EXTENT_BIRTH) > floor_epoch) {
+            free_later(store, load64(item.value + EXTENT_ADDRESS), load16(item.value + EXTENT_BLOCKS));
+        }
+    }
+    drop_unwritten(store, node);
+}
+
 static void bury(struct store *store, struct snapshot *snapshot, uint64_t address, uint64_t birth, uint32_t blocks)
 {
     if (dead_list_add(&snapshot->dead, address, birth, blocks) < 0)

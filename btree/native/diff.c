@@ -197,6 +197,7 @@ int store_diff(struct store *store, uint64_t old_object_id, uint64_t new_object_
                size_t start_length, store_difference callback, void *argument)
 {
     uint8_t next_key[STORE_KEY_LENGTH_MAX + 1], start_key[STORE_KEY_LENGTH_MAX + 1];
+    struct tree_pointer failed = {0};
     size_t next_length = start_length;
     if (start_length > STORE_KEY_LENGTH_MAX)
         return -EINVAL;
@@ -215,7 +216,7 @@ int store_diff(struct store *store, uint64_t old_object_id, uint64_t new_object_
         if (result != STORE_AGAIN)
             return result;
         if (diff.miss.pointer.address[0]) {
-            result = cache_load(store, &diff.miss.pointer, diff.miss.level);
+            result = cache_load(store, &diff.miss.pointer, diff.miss.level, &failed);
             if (result < 0)
                 return result;
         }

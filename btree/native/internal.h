@@ -44,6 +44,7 @@ struct node {
     bool referenced; /* clock bit */
     bool pinned;     /* written by the running checkpoint, tagged pointers to it may exist */
     bool orphaned;   /* pinned, but no longer in the cache */
+    bool damaged;    /* the first copy on the medium is to be written again */
     bool system;     /* of the system tree */
     uint8_t level;
     uint8_t page[];
@@ -140,14 +141,14 @@ struct volume {
 
 enum queue_kind { QUEUE_MERGE = 1, QUEUE_WALK = 2, QUEUE_DROP = 3 };
 
-/* Work that a deletion leaves for the checkpoint: merge a dead bucket into its predecessor's and free what was born after
- * `floor`; walk a tree that nothing names any more and free what was born after `floor`; forget a bucket. */
+/* Work that a deletion leaves for the checkpoint: merge a dead bucket into its predecessor's and free what was born
+ * after `floor`; walk a tree that nothing names any more and free what was born after `floor`; forget a bucket. */
 struct queue_item {
     uint64_t id;
     enum queue_kind kind;
     uint64_t bucket, target; /* target 0: none */
     uint64_t floor_epoch;
-    struct tree_root root;
+    struct tree_root root; /* on the medium, never tagged */
     bool saved;
     struct queue_item *next;
 };
@@ -190,6 +191,8 @@ struct allocator {
     uint64_t size_blocks;
     uint64_t first_block, end_block; /* the data zone */
     uint64_t busy_count;             /* in the data zone */
+    uint32_t group_blocks;           /* of a node; the zone is whole groups */
+    uint64_t free_group_count;       /* aligned groups without a busy block: places for nodes */
     uint64_t committed_count;
     uint64_t claimed_unused;         /* busy, but still to be used by an open run */
     uint64_t reserve_blocks;
@@ -397,11 +400,13 @@ void cache_remove(struct store *store, struct node *node);
 void cache_unpin(struct store *store, struct node *node);
 void cache_trim(struct store *store);
 /* Reads and verifies a node, from either copy, with the lock released by the caller; puts it in the cache under the
- * lock. 0, -EIO, -EUCLEAN, -ENOMEM. */
-int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level);
+ * lock. 0, -EIO, -ENOMEM. Without the lock the pointer may have gone stale and its blocks be used for something else,
+ * unless the caller knows better (`failed` NULL). So with `failed` a failure only is one when the caller, having
+ * looked again, comes with the same pointer: before that it is noted there and 0 returned. */
+int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level, struct tree_pointer *failed);
 /* A copy of a node's page, read in when it is not in memory. Takes the store lock. */
 int cache_copy_page(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint8_t *page);
-/* Node behind a pointer, or NULL when it must be read first. */
+/* Node behind a pointer of a present tree, or NULL when it must be read first. */
 struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer);
 struct node *node_allocate(struct store *store); /* from the spares, which spares_fill() has made sure of */
 int spares_fill(struct store *store, size_t count);
@@ -439,6 +444,8 @@ void kill_blocks(struct store *store, struct chain *chain, uint64_t address, uin
 /* Frees an entry that no tree refers to any more. */
 void free_entry(struct store *store, const struct dead_entry *entry);
 void free_later(struct store *store, uint64_t address, uint32_t blocks);
+/* Frees what was born after `floor_epoch` in a tree that nothing names any more. */
+void drop_tree(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch);
 /* Snapshot leaves its chain: its entries in memory are freed or go to its predecessor. */
 void dead_hand_over(struct store *store, struct snapshot *snapshot, struct snapshot *predecessor, uint64_t floor_epoch);
 
@@ -469,7 +476,7 @@ bool allocator_in_zone(const struct allocator *allocator, uint64_t address, uint
 int segments_flush(struct store *store);
 /* Under the store lock, when gathered records are cut off into a group: what they name is not changed any more. */
 void segments_seal(struct store *store);
-/* Memory of an unsealed block with a hold on its segment, to be given back by segment_unpin(); NULL if there is none. */
+/* Memory of an unsealed block, with a hold on its segment to be given back by segment_unpin(); NULL if none. */
 uint8_t *segment_pin(struct store *store, uint64_t address, struct segment **segment);
 void segment_unpin(struct store *store, struct segment *segment);
 void segments_destroy(struct store *store);

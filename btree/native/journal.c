@@ -51,6 +51,9 @@ int journal_write_group(struct store *store, const struct byte_buffer *payload)
 {
     struct journal *journal = &store->journal;
     uint64_t length = group_bytes(payload->length);
+    pthread_mutex_lock(&store->lock); /* a finishing checkpoint raises it too */
+    uint64_t flushed_sequence = journal->flushed_sequence;
+    pthread_mutex_unlock(&store->lock);
     uint8_t *group = aligned_alloc(STORE_BLOCK_SIZE, length);
     if (!group)
         return -ENOMEM;
@@ -60,7 +63,7 @@ int journal_write_group(struct store *store, const struct byte_buffer *payload)
     save32(group + JOURNAL_MAGIC_AT, JOURNAL_MAGIC);
     save32(group + JOURNAL_PAYLOAD_LENGTH, (uint32_t)payload->length);
     save64(group + JOURNAL_SEQUENCE, journal->sequence);
-    save64(group + JOURNAL_FLUSHED_SEQUENCE, journal->flushed_sequence);
+    save64(group + JOURNAL_FLUSHED_SEQUENCE, flushed_sequence);
     save64(group + JOURNAL_POOL_TAG, journal->pool_tag);
     save64(group + JOURNAL_EPOCH, journal->writing_epoch);
     save64(group + JOURNAL_CHECKSUM, store_checksum(group, JOURNAL_PAYLOAD + payload->length));

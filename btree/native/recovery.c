@@ -236,7 +236,7 @@ static int replay_transaction(struct store *store, struct reader *body)
         struct miss miss;
         result = changes_prepare(store, volume->head, changes, count, base, &miss);
         if (result == STORE_AGAIN)
-            result = cache_load(store, &miss.pointer, miss.level);
+            result = cache_load(store, &miss.pointer, miss.level, NULL);
         else
             break;
     }

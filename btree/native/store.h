@@ -51,7 +51,7 @@ int store_format(struct storage *storage, const struct store_parameters *paramet
 
 struct store_options { /* 0 means default */
     size_t cache_bytes_max;  /* clean nodes; default 96 MiB */
-    size_t dirty_bytes_max;  /* changed nodes that trigger a checkpoint; default 48 MiB; twice that makes writers wait */
+    size_t dirty_bytes_max;  /* changed nodes that trigger a checkpoint; default 48 MiB; at twice that writers wait */
     size_t buffer_bytes_max; /* unwritten data; default 32 MiB */
     uint32_t commit_interval_ms; /* default 1000 */
     bool read_only;          /* replays the journal in memory only and writes nothing */
@@ -125,7 +125,7 @@ int transaction_on_apply(struct transaction *transaction, void (*function)(void 
 
 /* The current epoch: the birth to write into fresh extents. */
 uint64_t transaction_epoch(const struct transaction *transaction);
-/* How often the volume has been rolled back (store_volume.generation); 0 for a snapshot. A caller that keeps what it read
+/* How often the volume was rolled back (store_volume.generation); 0 for a snapshot. A caller that keeps what it read
  * in an earlier transaction finds out by it whether the volume still has that content's successor. */
 uint64_t transaction_generation(const struct transaction *transaction);
 

@@ -28,7 +28,7 @@ static int system_change(struct store *store, const uint8_t *key, size_t key_len
         pthread_mutex_unlock(&store->lock);
         if (result != STORE_AGAIN)
             return result;
-        result = cache_load(store, &miss.pointer, miss.level);
+        result = cache_load(store, &miss.pointer, miss.level, NULL);
         if (result < 0)
             return result;
     }
@@ -64,7 +64,7 @@ int system_seek(struct store *store, struct system_item *item)
         pthread_mutex_unlock(&store->lock);
         if (result != STORE_AGAIN)
             return result;
-        result = cache_load(store, &miss.pointer, miss.level);
+        result = cache_load(store, &miss.pointer, miss.level, NULL);
         if (result < 0)
             return result;
     }

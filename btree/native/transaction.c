@@ -336,6 +336,7 @@ static int attempt(struct transaction *transaction, uint64_t object_id, transact
 int store_transact(struct store *store, uint64_t object_id, unsigned flags, transaction_body body, void *argument)
 {
     struct transaction transaction;
+    struct tree_pointer failed = {0};
     int result = 0;
     bool tried_space = false;
     transaction.store = store;
@@ -350,7 +351,7 @@ int store_transact(struct store *store, uint64_t object_id, unsigned flags, tran
     while (result == 0) {
         result = attempt(&transaction, object_id, body, argument);
         if (result == STORE_AGAIN) {
-            result = cache_load(store, &transaction.miss.pointer, transaction.miss.level);
+            result = cache_load(store, &transaction.miss.pointer, transaction.miss.level, &failed);
         } else if (result == NEED_CHECKPOINT) {
             result = checkpoint_run(store, false);
         } else if (result == NEED_SPACE) {
