@@ -6,7 +6,7 @@ gives a volume a new view, and node ids of the old one answer ESTALE. Node id 1 
 volume's present view. Inode number 1 is the root directory of every tree.
 """
 
-from typing import Final
+from typing import Final, Self, final
 
 from btree import Store
 
@@ -17,10 +17,11 @@ INLINE_LENGTH_MAX: Final[int]
 # (node_id, mode, nlink, uid, gid, rdev, size, blocks_512, atime_ns, mtime_ns, ctime_ns, birth_ns, flags)
 Attributes = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 
+@final
 class FileSystem:
     """One mounted volume and whatever other trees are looked at through it."""
 
-    def __init__(self, store: Store, volume_id: int, *, read_only: bool = False) -> None:
+    def __new__(cls, store: Store, volume_id: int, *, read_only: bool = False) -> Self:
         """Makes the root directory when the volume is empty, and finishes interrupted truncations and removals of
         unlinked files left by a crash (unless read_only)."""
     @staticmethod
@@ -61,7 +62,8 @@ class FileSystem:
     def parent(self, node: int) -> int:
         """Node id of a directory's parent (the root's is itself)."""
     def path(self, node: int) -> bytes:
-        """One path of this inode from the root of its tree, by back-references. ENOENT when it has none left."""
+        """One path of this inode from the root of its tree, by back-references: b"/a/b", b"/" for the root. ENOENT when
+        it has none left."""
 
     # inodes
     def getattr(self, node: int) -> Attributes: ...

@@ -46,7 +46,7 @@ analyze() {
 }
 
 step "ruff check" $PYTHON -m ruff check .
-step "ruff format (tests, tools, benchmarks)" $PYTHON -m ruff format --check tests/mount tests/unit tools benchmarks setup.py
+step "ruff format (mounted tests, tools)" $PYTHON -m ruff format --check tests/mount tools setup.py
 step "mypy --strict" $PYTHON -m mypy
 step "gcc -Werror" compile_strictly
 step "gcc -fanalyzer" analyze

@@ -152,8 +152,18 @@ void cache_remove(struct store *store, struct node *node)
     list_unlink(&store->clock, node);
 }
 
+void cache_hold(struct store *store, bool hold)
+{
+    pthread_mutex_lock(&store->lock);
+    store->cache_holds += hold ? 1 : -1;
+    cache_trim(store);
+    pthread_mutex_unlock(&store->lock);
+}
+
 void cache_trim(struct store *store)
 {
+    if (store->cache_holds)
+        return;
     size_t limit = store->cache_bytes_max / store->node_size;
     if (limit < CACHE_NODES_MIN)
         limit = CACHE_NODES_MIN;
@@ -181,7 +191,7 @@ static void repair(struct store *store, struct node *node)
         atomic_fetch_add(&store->repairs, 1);
 }
 
-struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer)
+struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer, uint8_t level)
 {
     store->counters.nodes_touched++;
     if (pointer_is_tagged(pointer))
@@ -193,6 +203,8 @@ struct node *cache_resolve(struct store *store, const struct tree_pointer *point
         cache_discard(store, node);
         return NULL;
     }
+    if (node->level != level)
+        return NULL;
     node->referenced = true;
     if (node->damaged)
         repair(store, node);
@@ -238,6 +250,34 @@ void node_release(struct store *store, struct node *node)
     store->spare_count++;
 }
 
+bool pointer_in_zone(const struct store *store, const struct tree_pointer *pointer)
+{
+    return allocator_in_zone(&store->allocator, pointer->address[0], store->node_blocks) &&
+           (pointer->address[1] == 0 ||
+            allocator_in_zone(&store->allocator, pointer->address[1], store->node_blocks));
+}
+
+/* Everything that a page names is in the data zone; above all, no pointer of the medium is tagged (invariant I8). */
+static bool names_in_zone(const struct store *store, const uint8_t *page)
+{
+    struct page_item item;
+    struct tree_pointer child;
+    struct store_extent extent;
+    for (uint16_t slot = 0; slot < page_count(page); slot++) {
+        page_get(page, slot, &item);
+        if (page_level(page) > 0) {
+            pointer_load(item.value, &child);
+            if (!pointer_in_zone(store, &child))
+                return false;
+        } else if (item.kind == STORE_VALUE_EXTENT) {
+            if (store_extent_decode(item.value, item.value_length, &extent) < 0 ||
+                !allocator_in_zone(&store->allocator, extent.address, extent.blocks))
+                return false;
+        }
+    }
+    return true;
+}
+
 /* One copy, read and verified against the pointer. */
 static int read_copy(struct store *store, const struct tree_pointer *pointer, int copy, uint8_t level, uint8_t *page)
 {
@@ -249,7 +289,8 @@ static int read_copy(struct store *store, const struct tree_pointer *pointer, in
         return result;
     if (store_checksum(page, store->node_size) != pointer->checksum)
         return -EIO;
-    return page_validate(page, store->node_size, level, pointer->birth);
+    result = page_validate(page, store->node_size, level, pointer->birth);
+    return result == 0 && !names_in_zone(store, page) ? -EUCLEAN : result;
 }
 
 /* The node from its first good copy. */
@@ -304,7 +345,7 @@ int cache_copy_page(struct store *store, const struct tree_pointer *pointer, uin
 {
     for (;;) {
         pthread_mutex_lock(&store->lock);
-        const struct node *node = cache_resolve(store, pointer);
+        const struct node *node = cache_resolve(store, pointer, level);
         if (node)
             memcpy(page, node->page, store->node_size);
         pthread_mutex_unlock(&store->lock);

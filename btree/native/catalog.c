@@ -490,14 +490,16 @@ static int volume_begin(struct store *store, const struct volume_arguments *argu
 {
     if (volume_by_name(store, arguments->name))
         return -EEXIST;
-    struct volume *volume = volume_attach(store, arguments->id, arguments->name);
-    if (!volume)
+    struct chain *chain = chain_attach(store, arguments->chain_id, NULL, origin);
+    if (!chain)
         return -ENOMEM;
-    volume->head = chain_attach(store, arguments->chain_id, volume, origin);
-    if (!volume->head) {
-        store_fail(store, ENOMEM);
+    struct volume *volume = volume_attach(store, arguments->id, arguments->name);
+    if (!volume) {
+        chain_unlink(store, chain);
         return -ENOMEM;
     }
+    chain->volume = volume;
+    volume->head = chain;
     volume->created_ns = arguments->created_ns;
     volume->head->live = true;
     if (origin) {
@@ -535,8 +537,10 @@ int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
     if (result < 0)
         return result;
     struct chain *chain = chain_attach(store, chain_id, volume, snapshot);
-    if (!chain)
+    if (!chain) {
+        store_fail(store, ENOMEM); /* the guard is there, but no record will say so */
         return -ENOMEM;
+    }
     volume->head->live = false;
     mark_chain_dirty(store, volume->head);
     chain->live = true;

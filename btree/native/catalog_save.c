@@ -183,7 +183,7 @@ static bool root_plausible(const struct store *store, const struct tree_root *ro
     if (root->pointer.address[0] == 0)
         return root->level == 0;
     return root->level < STORE_TREE_HEIGHT_MAX && root->pointer.birth < store->epoch &&
-           allocator_in_zone(&store->allocator, root->pointer.address[0], store->node_blocks);
+           pointer_in_zone(store, &root->pointer);
 }
 
 static bool name_load(char *name, const uint8_t *from, size_t length)
@@ -200,7 +200,7 @@ typedef int (*record_loader)(struct store *store, uint64_t id, const uint8_t *va
 static int volume_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
     char name[STORE_NAME_LENGTH_MAX + 1];
-    if (length <= VOLUME_NAME || !name_load(name, value + VOLUME_NAME, length - VOLUME_NAME))
+    if (id >= store->next_object_id || length <= VOLUME_NAME || !name_load(name, value + VOLUME_NAME, length - VOLUME_NAME))
         return -EUCLEAN;
     struct volume *volume = volume_attach(store, id, name);
     if (!volume)
@@ -223,7 +223,7 @@ static struct chain *chain_by_id(struct store *store, uint64_t id)
 
 static int chain_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
-    if (length != CHAIN_RECORD_LENGTH)
+    if (id >= store->next_object_id || length != CHAIN_RECORD_LENGTH)
         return -EUCLEAN;
     struct tree_root root;
     root_load(value + CHAIN_ROOT, &root);
@@ -244,7 +244,7 @@ static int chain_load(struct store *store, uint64_t id, const uint8_t *value, si
 
 static int snapshot_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
-    if (length <= SNAPSHOT_NAME)
+    if (id >= store->next_object_id || length <= SNAPSHOT_NAME)
         return -EUCLEAN;
     size_t name_length = load16(value + SNAPSHOT_NAME_LENGTH);
     size_t annotation_length = load16(value + SNAPSHOT_ANNOTATION_LENGTH);
@@ -274,7 +274,7 @@ static int snapshot_load(struct store *store, uint64_t id, const uint8_t *value,
 static int queue_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
     struct tree_root root;
-    if (length != QUEUE_RECORD_LENGTH || value[QUEUE_KIND] < QUEUE_MERGE || value[QUEUE_KIND] > QUEUE_DROP)
+    if (id >= store->next_queue_id || length != QUEUE_RECORD_LENGTH || value[QUEUE_KIND] < QUEUE_MERGE || value[QUEUE_KIND] > QUEUE_DROP)
         return -EUCLEAN;
     root_load(value + QUEUE_ROOT, &root);
     if (!root_plausible(store, &root))

@@ -207,10 +207,11 @@ static void gather_dead(struct check *check)
     item.key_length = 1;
     int result;
     while ((result = system_seek(store, &item)) == 0 && item.key[0] == SYSTEM_DEAD) {
-        if (item.key_length != 25 || item.value_length != 4)
+        if (item.key_length != 25 || item.value_length != 4) {
             problem(check, "a dead bucket has a malformed entry");
-        else
-            own(check, load64_big(item.key + 17), load32(item.value));
+            break;
+        }
+        own(check, load64_big(item.key + 17), load32(item.value));
         item.key[item.key_length++] = 0;
     }
     if (result < 0 && result != -ENOENT)

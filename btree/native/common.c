@@ -176,5 +176,5 @@ uint64_t store_extent_checksum(const void *value, uint32_t index)
 
 uint32_t store_item_length_max(const struct store *store)
 {
-    return (store->node_size - (uint32_t)NODE_SLOTS - STORE_KEY_LENGTH_MAX) / 4 - SLOT_LENGTH;
+    return page_item_length_max(store->node_size);
 }

@@ -68,7 +68,7 @@ static int walker_descend(struct diff *diff, struct walker *walker)
 {
     struct tree_pointer pointer;
     walker_pointer(walker, &pointer);
-    struct node *node = cache_resolve(diff->store, &pointer);
+    struct node *node = cache_resolve(diff->store, &pointer, (uint8_t)(walker->level - 1));
     if (!node) {
         diff->miss.pointer = pointer;
         diff->miss.level = (uint8_t)(walker->level - 1);

@@ -237,6 +237,9 @@ struct journal {
     uint64_t writing_epoch;
 };
 
+/* Room for the largest transaction's record, twice over. */
+#define JOURNAL_SIZE_MIN_BYTES (UINT64_C(1) << 20)
+
 /* ---- checkpoint ----------------------------------------------------------------------------------------------- */
 
 struct saved_record {
@@ -310,6 +313,7 @@ struct store {
     struct node_list clock;
     struct node *clock_hand;
     size_t cached_count;
+    int cache_holds;
     struct node_list dirty_leaves, dirty_inner; /* made since the last freeze */
     size_t dirty_count;                         /* all unwritten nodes */
     size_t system_dirty_count;                  /* of those, the system tree's */
@@ -399,6 +403,10 @@ void cache_remove(struct store *store, struct node *node);
 /* A pinned node is found but not on the clock; unpinned it is like any other, or freed when it is orphaned. */
 void cache_unpin(struct store *store, struct node *node);
 void cache_trim(struct store *store);
+/* For a transaction that has read so many nodes that the cache may be too small to keep them together: while one holds,
+ * nothing is dropped, or it would never be ready. Takes the store lock. */
+#define CACHE_MISSES_BEFORE_HOLD 64u
+void cache_hold(struct store *store, bool hold);
 /* Reads and verifies a node, from either copy, with the lock released by the caller; puts it in the cache under the
  * lock. 0, -EIO, -ENOMEM. Without the lock the pointer may have gone stale and its blocks be used for something else,
  * unless the caller knows better (`failed` NULL). So with `failed` a failure only is one when the caller, having
@@ -406,8 +414,11 @@ void cache_trim(struct store *store);
 int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level, struct tree_pointer *failed);
 /* A copy of a node's page, read in when it is not in memory. Takes the store lock. */
 int cache_copy_page(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint8_t *page);
-/* Node behind a pointer of a present tree, or NULL when it must be read first. */
-struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer);
+/* Node behind a pointer of a present tree, or NULL when it must be read first, or when it is of another level than
+ * the tree says: reading reports that. */
+struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer, uint8_t level);
+/* Whether a pointer from the medium leads to places where nodes can be. */
+bool pointer_in_zone(const struct store *store, const struct tree_pointer *pointer);
 struct node *node_allocate(struct store *store); /* from the spares, which spares_fill() has made sure of */
 int spares_fill(struct store *store, size_t count);
 void node_release(struct store *store, struct node *node);
@@ -429,7 +440,10 @@ int tree_prepare(struct store *store, const struct tree_root *root, const uint8_
 /* Apply one change. The nodes are in memory (tree_prepare) and spares exist for 2 * height + 3 nodes. */
 void tree_put(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length, const uint8_t *value,
               uint16_t value_length, enum store_value_kind kind);
-void tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length);
+/* True when that left the leaf sparse or empty: after the last change of the same holding of the lock, tree_tidy() must
+ * be called for this key. Not before: an empty leaf's range goes to a neighbour that need not be in memory. */
+bool tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length);
+void tree_tidy(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length);
 int tree_cursor_seek(struct store *store, const struct tree_root *root, struct cursor *cursor, const uint8_t *key,
                      size_t key_length, struct miss *miss);
 int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct cursor *cursor,
@@ -567,12 +581,13 @@ struct change {
     uint16_t key_length;
     uint16_t value_length;
     uint32_t at; /* key and value in the arena; for a kill: address, birth, blocks */
+    bool sparse; /* a delete that left its leaf to tree_tidy() */
 };
 #define CHANGES_MAX 512u
 #define ARENA_BYTES_MAX (160u << 10)
 
 /* Applies changes whose nodes are in memory and whose journal record is written. */
-void changes_apply(struct store *store, struct chain *chain, const struct change *changes, size_t count,
+void changes_apply(struct store *store, struct chain *chain, struct change *changes, size_t count,
                    const uint8_t *arena);
 int changes_prepare(struct store *store, struct chain *chain, const struct change *changes, size_t count,
                     const uint8_t *arena, struct miss *miss);

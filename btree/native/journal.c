@@ -96,9 +96,33 @@ void journal_cut(struct store *store)
     segments_seal(store);
 }
 
+static int journal_flush(struct store *store)
+{
+    int result = storage_flush(store);
+    if (result < 0)
+        return result;
+    pthread_mutex_lock(&store->lock);
+    store->journal.flushed_sequence = store->journal.written_sequence;
+    pthread_mutex_unlock(&store->lock);
+    return 0;
+}
+
+static bool journal_is_flushed(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    bool result = store->journal.flushed_sequence == store->journal.written_sequence;
+    pthread_mutex_unlock(&store->lock);
+    return result;
+}
+
+/* Never two unflushed groups: a crash could keep the second without the first, and after the opening of a clean pool,
+ * where sequence numbers go on, it would pass for the successor of the next first one. Costs a second flush when
+ * something is committed beside a checkpoint. */
 int journal_write_cut(struct store *store)
 {
     int result = segments_flush(store);
+    if (result == 0 && store->journal.writing.length && !journal_is_flushed(store))
+        result = journal_flush(store);
     if (result == 0 && store->journal.writing.length)
         result = journal_write_group(store, &store->journal.writing);
     if (result < 0)
@@ -121,13 +145,11 @@ int store_commit(struct store *store)
     if (result == 0 && outstanding) {
         result = journal_write_cut(store);
         if (result == 0) {
-            result = storage_flush(store);
+            result = journal_flush(store);
             if (result < 0)
                 store_fail(store, result);
         }
         pthread_mutex_lock(&store->lock);
-        if (result == 0)
-            journal->flushed_sequence = journal->written_sequence;
         store->counters.commits++;
         pthread_mutex_unlock(&store->lock);
     }

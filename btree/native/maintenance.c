@@ -73,7 +73,7 @@ static uint64_t monotonic_ns(void)
 static bool wait_interval(struct store *store)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += store->commit_interval_ms / 1000;
     until.tv_nsec += (long)(store->commit_interval_ms % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) {

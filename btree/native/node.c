@@ -43,6 +43,11 @@ int item_compare(const struct page_item *item, const uint8_t *key, size_t key_le
                          key_length - item->prefix_length);
 }
 
+uint32_t page_item_length_max(uint32_t size)
+{
+    return (size - (uint32_t)NODE_SLOTS - STORE_KEY_LENGTH_MAX) / 4 - SLOT_LENGTH;
+}
+
 int page_validate(const uint8_t *page, uint32_t size, uint8_t level, uint64_t birth)
 {
     if (load32(page + NODE_MAGIC_AT) != NODE_MAGIC || page[NODE_LEVEL] != level || page[NODE_LEVEL + 1] != 0 ||
@@ -57,13 +62,16 @@ int page_validate(const uint8_t *page, uint32_t size, uint8_t level, uint64_t bi
         return -EUCLEAN;
     struct page_item previous = {0}, item;
     uint8_t key[STORE_KEY_LENGTH_MAX];
+    uint32_t heap_used = prefix_length + load16(page + NODE_GARBAGE);
     for (uint32_t slot = 0; slot < count; slot++) {
         const uint8_t *at = slot_at(page, (uint16_t)slot);
         uint32_t offset = load16(at + SLOT_OFFSET), key_length = load16(at + SLOT_KEY_LENGTH);
         uint32_t value_length = load16(at + SLOT_VALUE_LENGTH) & ~SLOT_KIND_BIT;
         if (offset < heap || offset + key_length + value_length > size ||
-            prefix_length + key_length > STORE_KEY_LENGTH_MAX)
+            prefix_length + key_length > STORE_KEY_LENGTH_MAX ||
+            prefix_length + key_length + value_length > page_item_length_max(size))
             return -EUCLEAN;
+        heap_used += key_length + value_length;
         if (level > 0 && value_length != POINTER_LENGTH)
             return -EUCLEAN;
         page_get(page, (uint16_t)slot, &item);
@@ -76,7 +84,7 @@ int page_validate(const uint8_t *page, uint32_t size, uint8_t level, uint64_t bi
         }
         previous = item;
     }
-    return 0;
+    return heap_used == size - heap ? 0 : -EUCLEAN; /* items that overlapped could not be split into two nodes */
 }
 
 void page_get(const uint8_t *page, uint16_t slot, struct page_item *item)

@@ -44,6 +44,8 @@ static inline uint64_t page_birth(const uint8_t *page)
 void page_initialize(uint8_t *page, uint32_t size, uint8_t level, uint64_t birth);
 /* 0, or -EUCLEAN with nothing of the page to be used. */
 int page_validate(const uint8_t *page, uint32_t size, uint8_t level, uint64_t birth);
+/* Largest key + value of an item: so much that a full node and one item more fit in two. */
+uint32_t page_item_length_max(uint32_t size);
 void page_get(const uint8_t *page, uint16_t slot, struct page_item *item);
 /* Copies the whole key of a slot; returns its length (at most STORE_KEY_LENGTH_MAX). */
 uint16_t page_copy_key(const uint8_t *page, uint16_t slot, uint8_t *out);

@@ -232,6 +232,7 @@ static int replay_transaction(struct store *store, struct reader *body)
     int result = changes ? 0 : -ENOMEM;
     for (uint32_t i = 0; i < count && result == 0; i++)
         result = take_change(store, body, base, &changes[i]);
+    cache_hold(store, true);
     while (result == 0) {
         struct miss miss;
         result = changes_prepare(store, volume->head, changes, count, base, &miss);
@@ -244,6 +245,7 @@ static int replay_transaction(struct store *store, struct reader *body)
         result = spares_fill(store, count * (2u * volume->head->head.level + 7u));
     if (result == 0)
         changes_apply(store, volume->head, changes, count, base);
+    cache_hold(store, false);
     free(changes);
     return result;
 }

@@ -14,7 +14,6 @@
 #define BUFFER_BYTES_MIN ((size_t)1 << 20)
 #define COMMIT_INTERVAL_MS_DEFAULT 1000u
 #define NODE_SIZE_DEFAULT 4096u
-#define JOURNAL_BYTES_MIN (UINT64_C(1) << 20)
 #define JOURNAL_BYTES_DEFAULT_MAX (UINT64_C(64) << 20)
 /* After a crash sequence numbers jump, so that no group of before can follow one of after. */
 #define SEQUENCE_JUMP (UINT64_C(1) << 20)
@@ -44,8 +43,8 @@ static int choose_layout(struct storage *storage, const struct store_parameters 
         if (journal > JOURNAL_BYTES_DEFAULT_MAX)
             journal = JOURNAL_BYTES_DEFAULT_MAX;
     }
-    if (journal < JOURNAL_BYTES_MIN)
-        journal = JOURNAL_BYTES_MIN;
+    if (journal < JOURNAL_SIZE_MIN_BYTES)
+        journal = JOURNAL_SIZE_MIN_BYTES;
     if (journal > size / 4 || journal > (UINT64_C(1) << 30)) {
         failure_set(failure, "a journal of %llu bytes is too large for this pool; at most a quarter of it, and 1 GiB",
                     (unsigned long long)journal);
@@ -177,7 +176,11 @@ static void locks_create(struct store *store)
     pthread_mutex_init(&store->maintenance_mutex, NULL);
     pthread_mutex_init(&store->allocator.mutex, NULL);
     pthread_cond_init(&store->data_condition, NULL);
-    pthread_cond_init(&store->maintenance_condition, NULL);
+    pthread_condattr_t attributes; /* intervals go on when somebody sets the clock back */
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&store->maintenance_condition, &attributes);
+    pthread_condattr_destroy(&attributes);
 }
 
 static void destroy(struct store *store)
@@ -206,9 +209,7 @@ static void destroy(struct store *store)
 static int recover(struct store *store, const struct superblock *superblock, struct store_failure *failure)
 {
     const struct tree_root *root = &superblock->root;
-    if (root->pointer.address[0] &&
-        (root->pointer.birth > store->epoch ||
-         !allocator_in_zone(&store->allocator, root->pointer.address[0], store->node_blocks))) {
+    if (root->pointer.address[0] && (root->pointer.birth > store->epoch || !pointer_in_zone(store, &root->pointer))) {
         failure_set(failure, "the pool's superblock names an impossible root; run fsck.cowfs");
         return -EUCLEAN;
     }

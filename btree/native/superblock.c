@@ -63,7 +63,8 @@ static bool superblock_plausible(const struct superblock *superblock)
         return false;
     if (superblock->copies != 1 && superblock->copies != 2)
         return false;
-    if (superblock->journal_start != SUPERBLOCK_RING_SLOTS || superblock->journal_blocks < 16 ||
+    if (superblock->journal_start != SUPERBLOCK_RING_SLOTS ||
+        superblock->journal_blocks < JOURNAL_SIZE_MIN_BYTES / STORE_BLOCK_SIZE ||
         superblock->journal_blocks > blocks / 2)
         return false;
     if (superblock->bitmap_start != superblock->journal_start + superblock->journal_blocks ||

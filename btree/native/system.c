@@ -23,8 +23,8 @@ static int system_change(struct store *store, const uint8_t *key, size_t key_len
             result = spares_fill(store, 2u * chain->head.level + 4u);
         if (result == 0 && put)
             tree_put(store, chain, key, key_length, value, (uint16_t)value_length, STORE_VALUE_PLAIN);
-        else if (result == 0)
-            tree_delete(store, chain, key, key_length);
+        else if (result == 0 && tree_delete(store, chain, key, key_length))
+            tree_tidy(store, chain, key, key_length);
         pthread_mutex_unlock(&store->lock);
         if (result != STORE_AGAIN)
             return result;

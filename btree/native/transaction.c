@@ -218,16 +218,16 @@ int changes_prepare(struct store *store, struct chain *chain, const struct chang
     return 0;
 }
 
-void changes_apply(struct store *store, struct chain *chain, const struct change *changes, size_t count,
+void changes_apply(struct store *store, struct chain *chain, struct change *changes, size_t count,
                    const uint8_t *arena)
 {
     for (size_t i = 0; i < count; i++) {
-        const struct change *change = &changes[i];
+        struct change *change = &changes[i];
         const uint8_t *at = arena + change->at;
         if (change->type == CHANGE_KILL) {
             kill_blocks(store, chain, load64(at), load32(at + 16), load64(at + 8));
         } else if (change->type == CHANGE_DELETE) {
-            tree_delete(store, chain, at, change->key_length);
+            change->sparse = tree_delete(store, chain, at, change->key_length);
         } else {
             const uint8_t *value = at + change->key_length;
             bool extent = change->flags & CHANGE_FLAG_EXTENT;
@@ -237,6 +237,9 @@ void changes_apply(struct store *store, struct chain *chain, const struct change
                      extent ? STORE_VALUE_EXTENT : STORE_VALUE_PLAIN);
         }
     }
+    for (size_t i = 0; i < count; i++)
+        if (changes[i].type == CHANGE_DELETE && changes[i].sparse)
+            tree_tidy(store, chain, arena + changes[i].at, changes[i].key_length);
     mark_chain_dirty(store, chain);
 }
 
@@ -337,6 +340,7 @@ int store_transact(struct store *store, uint64_t object_id, unsigned flags, tran
 {
     struct transaction transaction;
     struct tree_pointer failed = {0};
+    unsigned misses = 0;
     int result = 0;
     bool tried_space = false;
     transaction.store = store;
@@ -351,6 +355,8 @@ int store_transact(struct store *store, uint64_t object_id, unsigned flags, tran
     while (result == 0) {
         result = attempt(&transaction, object_id, body, argument);
         if (result == STORE_AGAIN) {
+            if (++misses == CACHE_MISSES_BEFORE_HOLD)
+                cache_hold(store, true);
             result = cache_load(store, &transaction.miss.pointer, transaction.miss.level, &failed);
         } else if (result == NEED_CHECKPOINT) {
             result = checkpoint_run(store, false);
@@ -361,6 +367,8 @@ int store_transact(struct store *store, uint64_t object_id, unsigned flags, tran
             break;
         }
     }
+    if (misses >= CACHE_MISSES_BEFORE_HOLD)
+        cache_hold(store, false);
     if (transaction.changes != transaction.inline_changes)
         free(transaction.changes);
     if (transaction.arena != transaction.inline_arena)

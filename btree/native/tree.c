@@ -22,7 +22,7 @@ static struct node *descend(struct store *store, const struct tree_root *root, c
     struct tree_pointer pointer = root->pointer;
     uint8_t level = root->level;
     for (;;) {
-        struct node *node = cache_resolve(store, &pointer);
+        struct node *node = cache_resolve(store, &pointer, level);
         if (!node) {
             miss->pointer = pointer;
             miss->level = level;
@@ -56,6 +56,8 @@ int tree_prepare(struct store *store, const struct tree_root *root, const uint8_
 {
     if (root->pointer.address[0] == 0)
         return 0;
+    if (root->level > STORE_TREE_HEIGHT_MAX - 3) /* forged; one batch of changes may make a tree two levels higher */
+        return -EUCLEAN;
     return descend(store, root, key, key_length, miss) ? 0 : STORE_AGAIN;
 }
 
@@ -137,14 +139,14 @@ static void descend_writable(struct store *store, struct chain *chain, const uin
 {
     struct tree_pointer pointer = chain->head.pointer;
     path->height = chain->head.level;
-    struct node *node = make_writable(store, chain, &pointer, cache_resolve(store, &pointer));
+    struct node *node = make_writable(store, chain, &pointer, cache_resolve(store, &pointer, path->height));
     set_root(chain, node);
     path->nodes[path->height] = node;
     for (uint8_t level = path->height; level > 0; level--) {
         struct node *parent = path->nodes[level];
         uint16_t slot = page_find_child(parent->page, key, key_length);
         page_pointer(parent->page, slot, &pointer);
-        struct node *child = cache_resolve(store, &pointer);
+        struct node *child = cache_resolve(store, &pointer, (uint8_t)(level - 1));
         node = make_writable(store, chain, &pointer, child);
         if (node != child)
             set_child(parent, slot, node);
@@ -262,7 +264,7 @@ static bool merge_with_neighbour(struct store *store, struct chain *chain, struc
         uint16_t other_slot = (uint16_t)(side == 0 ? slot - 1 : slot + 1);
         struct tree_pointer pointer;
         page_pointer(parent->page, other_slot, &pointer);
-        struct node *other = cache_resolve(store, &pointer);
+        struct node *other = cache_resolve(store, &pointer, level);
         if (!other)
             continue;
         struct node *left = side == 0 ? other : node, *right = side == 0 ? node : other;
@@ -317,20 +319,33 @@ static void shrink_root(struct store *store, struct chain *chain, struct path *p
     }
 }
 
-void tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length)
+bool tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length)
 {
     if (chain->head.pointer.address[0] == 0)
-        return;
+        return false;
     bool exact;
     struct miss miss;
     struct node *leaf = descend(store, &chain->head, key, key_length, &miss);
     page_find(leaf->page, key, key_length, &exact);
     if (!exact)
-        return;
+        return false;
     struct path path;
     descend_writable(store, chain, key, key_length, &path);
     uint16_t slot = page_find(path.nodes[0]->page, key, key_length, &exact);
     page_delete(path.nodes[0]->page, slot);
+    return page_used(path.nodes[0]->page, store->node_size) < store->node_size / 4;
+}
+
+void tree_tidy(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length)
+{
+    struct miss miss;
+    if (chain->head.pointer.address[0] == 0)
+        return;
+    const struct node *leaf = descend(store, &chain->head, key, key_length, &miss);
+    if (!leaf || !writable(store, chain, leaf)) /* an earlier call gave this key's range to another leaf */
+        return;
+    struct path path;
+    descend_writable(store, chain, key, key_length, &path);
     for (uint8_t level = 0; level < path.height; level++) {
         struct node *node = path.nodes[level];
         if (page_count(node->page) == 0) {
@@ -373,7 +388,7 @@ static int cursor_descend_edge(struct store *store, struct cursor *cursor, uint1
     for (; level > 0; level--) {
         struct tree_pointer pointer;
         page_pointer(((struct node *)cursor->nodes[level])->page, cursor->slots[level], &pointer);
-        struct node *node = cache_resolve(store, &pointer);
+        struct node *node = cache_resolve(store, &pointer, (uint8_t)(level - 1));
         if (!node) {
             miss->pointer = pointer;
             miss->level = (uint8_t)(level - 1);
@@ -409,7 +424,7 @@ static int cursor_place(struct store *store, const struct tree_root *root, struc
     struct tree_pointer pointer = root->pointer;
     cursor->depth = (uint16_t)(root->level + 1);
     for (uint16_t level = root->level;; level--) {
-        struct node *node = cache_resolve(store, &pointer);
+        struct node *node = cache_resolve(store, &pointer, (uint8_t)level);
         if (!node) {
             miss->pointer = pointer;
             miss->level = (uint8_t)level;
@@ -448,7 +463,7 @@ int tree_cursor_seek_last(struct store *store, const struct tree_root *root, str
     if (!key) {
         if (root->pointer.address[0] == 0)
             return -ENOENT;
-        struct node *node = cache_resolve(store, &root->pointer);
+        struct node *node = cache_resolve(store, &root->pointer, root->level);
         if (!node) {
             miss->pointer = root->pointer;
             miss->level = root->level;

@@ -80,8 +80,7 @@ PyObject *binding_attributes(const struct filesystem_attributes *attributes)
 {
     const uint64_t numbers[] = {attributes->node, attributes->mode, attributes->nlink,      attributes->uid,
                                 attributes->gid,  attributes->rdev, attributes->size_bytes, attributes->blocks_512};
-    const struct filesystem_time times[] = {attributes->atime, attributes->mtime, attributes->ctime,
-                                            attributes->birth};
+    const struct filesystem_time times[] = {attributes->atime, attributes->mtime, attributes->ctime, attributes->birth};
     enum { NUMBERS = sizeof numbers / sizeof *numbers, TIMES = sizeof times / sizeof *times };
     _Static_assert(NUMBERS + TIMES + 1 == ATTRIBUTE_COUNT, "one item for each");
     PyObject *result = PyTuple_New(ATTRIBUTE_COUNT);
@@ -137,10 +136,9 @@ static PyObject *file_system_new(PyTypeObject *type, PyObject *arguments, PyObje
         Py_DECREF(self);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_open(self->store, volume_id, read_only != 0, &self->filesystem);
-    Py_END_ALLOW_THREADS
-    if (status != 0) {
+    Py_BEGIN_ALLOW_THREADS status = filesystem_open(self->store, volume_id, read_only != 0, &self->filesystem);
+    Py_END_ALLOW_THREADS if (status != 0)
+    {
         Py_DECREF(self);
         return binding_raise(status);
     }
@@ -180,10 +178,8 @@ static PyObject *file_system_initialize(PyObject *Py_UNUSED(type), PyObject *arg
     Py_XDECREF(method);
     if (store == NULL)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_initialize(store, volume_id, uid, gid, mode);
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_initialize(store, volume_id, uid, gid, mode);
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 /* ---- views --------------------------------------------------------------------------------------------------- */
@@ -199,10 +195,8 @@ static PyObject *view_root(struct file_system_object *self, PyObject *arguments,
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&", names, binding_convert_u64, &object_id) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = function(self->filesystem, object_id, &root_node);
-    Py_END_ALLOW_THREADS
-    return status != 0 ? binding_raise(status) : PyLong_FromUnsignedLongLong(root_node);
+    Py_BEGIN_ALLOW_THREADS status = function(self->filesystem, object_id, &root_node);
+    Py_END_ALLOW_THREADS return status != 0 ? binding_raise(status) : PyLong_FromUnsignedLongLong(root_node);
 }
 
 static FILE_SYSTEM_METHOD(file_system_view_of_snapshot)
@@ -222,10 +216,8 @@ static FILE_SYSTEM_METHOD(file_system_forget_snapshot)
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:forget_snapshot", names, binding_convert_u64,
                                      &snapshot_id))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    filesystem_forget_snapshot(self->filesystem, snapshot_id);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS filesystem_forget_snapshot(self->filesystem, snapshot_id);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
 static FILE_SYSTEM_METHOD(file_system_rolled_back)
@@ -237,11 +229,8 @@ static FILE_SYSTEM_METHOD(file_system_rolled_back)
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:rolled_back", names, binding_convert_u64, &volume_id) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_rolled_back(self->filesystem, volume_id, &nodes, &count);
-    Py_END_ALLOW_THREADS
-    if (status != 0)
-        return binding_raise(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_rolled_back(self->filesystem, volume_id, &nodes, &count);
+    Py_END_ALLOW_THREADS if (status != 0) return binding_raise(status);
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t at = 0; list != NULL && at < count; at++) {
         PyObject *node = PyLong_FromUnsignedLongLong(nodes[at]);
@@ -262,10 +251,8 @@ static PyObject *node_question(struct file_system_object *self, PyObject *argume
     bool answer;
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&", names, binding_convert_u64, &node))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    answer = function(self->filesystem, node);
-    Py_END_ALLOW_THREADS
-    return PyBool_FromLong(answer);
+    Py_BEGIN_ALLOW_THREADS answer = function(self->filesystem, node);
+    Py_END_ALLOW_THREADS return PyBool_FromLong(answer);
 }
 
 static FILE_SYSTEM_METHOD(file_system_is_read_only_node)
@@ -286,12 +273,10 @@ static FILE_SYSTEM_METHOD(file_system_statfs)
     struct filesystem_space space;
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, ":statfs", names) || !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    filesystem_statfs(self->filesystem, &space);
-    Py_END_ALLOW_THREADS
-    return Py_BuildValue("(IKKKI)", STORE_BLOCK_SIZE, (unsigned long long)space.blocks,
-                         (unsigned long long)space.blocks_free, (unsigned long long)space.blocks_available,
-                         FILESYSTEM_NAME_LENGTH_MAX);
+    Py_BEGIN_ALLOW_THREADS filesystem_statfs(self->filesystem, &space);
+    Py_END_ALLOW_THREADS return Py_BuildValue("(IKKKI)", STORE_BLOCK_SIZE, (unsigned long long)space.blocks,
+                                              (unsigned long long)space.blocks_free,
+                                              (unsigned long long)space.blocks_available, FILESYSTEM_NAME_LENGTH_MAX);
 }
 
 /* Messages that came without the GIL, NUL-terminated one after the other. */
@@ -324,10 +309,8 @@ static FILE_SYSTEM_METHOD(file_system_check)
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:check", names, binding_convert_u64, &object_id) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    problems = filesystem_check(self->filesystem, object_id, message_add, &messages);
-    Py_END_ALLOW_THREADS
-    PyObject *list = NULL;
+    Py_BEGIN_ALLOW_THREADS problems = filesystem_check(self->filesystem, object_id, message_add, &messages);
+    Py_END_ALLOW_THREADS PyObject *list = NULL;
     if (problems < 0)
         binding_raise((int)problems);
     else if (messages.failed)
@@ -346,8 +329,10 @@ static FILE_SYSTEM_METHOD(file_system_check)
 
 /* ---- type ---------------------------------------------------------------------------------------------------- */
 
-#define METHOD(name, function, signature)                                                                             \
-    {name, (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS, name signature}
+#define METHOD(name, function, signature)                                                                              \
+    {                                                                                                                  \
+        name, (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS, name signature                    \
+    }
 
 static PyMethodDef file_system_methods[] = {
     {"initialize", (PyCFunction)(void (*)(void))file_system_initialize, METH_VARARGS | METH_KEYWORDS | METH_STATIC,

@@ -8,8 +8,7 @@
 #include "filesystem.h"
 
 struct file_system_object {
-    PyObject_HEAD
-    struct filesystem *filesystem; /* NULL until it is open */
+    PyObject_HEAD struct filesystem *filesystem; /* NULL until it is open */
     struct store *store;
     PyObject *capsule_method; /* of the Store, which it keeps alive */
 };
@@ -38,7 +37,7 @@ PyObject *binding_attributes(const struct filesystem_attributes *attributes);
 /* Attributes, or OSError. */
 PyObject *binding_result(int status, const struct filesystem_attributes *attributes);
 
-#define FILE_SYSTEM_METHOD(name)                                                                                      \
+#define FILE_SYSTEM_METHOD(name)                                                                                       \
     PyObject *name(struct file_system_object *self, PyObject *arguments, PyObject *keywords)
 
 /* ---- binding_names.c ----------------------------------------------------------------------------------------- */

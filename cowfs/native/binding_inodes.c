@@ -20,10 +20,8 @@ FILE_SYSTEM_METHOD(binding_getattr)
     int status;
     if (!node_only(self, arguments, keywords, &node))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_getattr(self->filesystem, node, &attributes);
-    Py_END_ALLOW_THREADS
-    return binding_result(status, &attributes);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_getattr(self->filesystem, node, &attributes);
+    Py_END_ALLOW_THREADS return binding_result(status, &attributes);
 }
 
 /* A number that -1 leaves out. */
@@ -74,10 +72,8 @@ FILE_SYSTEM_METHOD(binding_setattr)
     change.uid = (uint32_t)uid;
     change.gid = (uint32_t)gid;
     change.size_bytes = (uint64_t)size;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_setattr(self->filesystem, node, &change, &attributes);
-    Py_END_ALLOW_THREADS
-    return binding_result(status, &attributes);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_setattr(self->filesystem, node, &change, &attributes);
+    Py_END_ALLOW_THREADS return binding_result(status, &attributes);
 }
 
 FILE_SYSTEM_METHOD(binding_forget)
@@ -89,10 +85,8 @@ FILE_SYSTEM_METHOD(binding_forget)
                                      binding_convert_u64, &count) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_forget(self->filesystem, node, count);
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_forget(self->filesystem, node, count);
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 FILE_SYSTEM_METHOD(binding_lookup_count)
@@ -100,10 +94,8 @@ FILE_SYSTEM_METHOD(binding_lookup_count)
     uint64_t node, count;
     if (!node_only(self, arguments, keywords, &node))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    count = filesystem_lookup_count(self->filesystem, node);
-    Py_END_ALLOW_THREADS
-    return PyLong_FromUnsignedLongLong(count);
+    Py_BEGIN_ALLOW_THREADS count = filesystem_lookup_count(self->filesystem, node);
+    Py_END_ALLOW_THREADS return PyLong_FromUnsignedLongLong(count);
 }
 
 FILE_SYSTEM_METHOD(binding_release_all)
@@ -112,10 +104,8 @@ FILE_SYSTEM_METHOD(binding_release_all)
     int status;
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, ":release_all", names) || !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_release_all(self->filesystem);
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_release_all(self->filesystem);
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 /* ---- data ---------------------------------------------------------------------------------------------------- */
@@ -132,11 +122,8 @@ FILE_SYSTEM_METHOD(binding_read)
         !binding_enter(self))
         return NULL;
     if (length > READ_LENGTH_UNASKED) {
-        Py_BEGIN_ALLOW_THREADS
-        status = filesystem_getattr(self->filesystem, node, &attributes);
-        Py_END_ALLOW_THREADS
-        if (status != 0)
-            return binding_raise(status);
+        Py_BEGIN_ALLOW_THREADS status = filesystem_getattr(self->filesystem, node, &attributes);
+        Py_END_ALLOW_THREADS if (status != 0) return binding_raise(status);
         uint64_t left = offset < attributes.size_bytes ? attributes.size_bytes - offset : 0;
         length = length < left ? length : left;
     }
@@ -146,10 +133,9 @@ FILE_SYSTEM_METHOD(binding_read)
     if (result == NULL)
         return NULL;
     char *buffer = PyBytes_AS_STRING(result);
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_read(self->filesystem, node, offset, buffer, (size_t)length, &got);
-    Py_END_ALLOW_THREADS
-    if (status != 0) {
+    Py_BEGIN_ALLOW_THREADS status = filesystem_read(self->filesystem, node, offset, buffer, (size_t)length, &got);
+    Py_END_ALLOW_THREADS if (status != 0)
+    {
         Py_DECREF(result);
         return binding_raise(status);
     }
@@ -171,10 +157,8 @@ FILE_SYSTEM_METHOD(binding_write)
         PyBuffer_Release(&data);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_write(self->filesystem, node, offset, data.buf, (size_t)data.len);
-    Py_END_ALLOW_THREADS
-    PyObject *result = status != 0 ? binding_raise(status) : PyLong_FromSsize_t(data.len);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_write(self->filesystem, node, offset, data.buf, (size_t)data.len);
+    Py_END_ALLOW_THREADS PyObject *result = status != 0 ? binding_raise(status) : PyLong_FromSsize_t(data.len);
     PyBuffer_Release(&data);
     return result;
 }
@@ -185,10 +169,8 @@ FILE_SYSTEM_METHOD(binding_fsync)
     int status;
     if (!node_only(self, arguments, keywords, &node))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_fsync(self->filesystem, node);
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_fsync(self->filesystem, node);
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 /* ---- extended attributes ------------------------------------------------------------------------------------- */
@@ -207,11 +189,9 @@ FILE_SYSTEM_METHOD(binding_getxattr)
     char *value = PyMem_RawMalloc(FILESYSTEM_XATTR_LENGTH_MAX);
     if (value == NULL)
         return PyErr_NoMemory();
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_getxattr(self->filesystem, node, binding_name(&name), value, FILESYSTEM_XATTR_LENGTH_MAX,
-                                 &length);
-    Py_END_ALLOW_THREADS
-    PyObject *result =
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_getxattr(self->filesystem, node, binding_name(&name), value, FILESYSTEM_XATTR_LENGTH_MAX, &length);
+    Py_END_ALLOW_THREADS PyObject *result =
         status != 0 ? binding_raise(status) : PyBytes_FromStringAndSize(value, (Py_ssize_t)length);
     PyMem_RawFree(value);
     return result;
@@ -229,11 +209,9 @@ FILE_SYSTEM_METHOD(binding_setxattr)
                                      &flags) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_setxattr(self->filesystem, node, binding_name(&name), value.bytes, (size_t)value.length,
-                                 flags);
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_setxattr(self->filesystem, node, binding_name(&name), value.bytes, (size_t)value.length, flags);
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 FILE_SYSTEM_METHOD(binding_removexattr)
@@ -246,10 +224,8 @@ FILE_SYSTEM_METHOD(binding_removexattr)
                                      &name.bytes, &name.length) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_removexattr(self->filesystem, node, binding_name(&name));
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_removexattr(self->filesystem, node, binding_name(&name));
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 /* A list of the NUL-terminated names. */
@@ -277,10 +253,10 @@ FILE_SYSTEM_METHOD(binding_listxattr)
     char *list = PyMem_RawMalloc(FILESYSTEM_XATTR_LIST_LENGTH_MAX);
     if (list == NULL)
         return PyErr_NoMemory();
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_listxattr(self->filesystem, node, list, FILESYSTEM_XATTR_LIST_LENGTH_MAX, &length);
-    Py_END_ALLOW_THREADS
-    PyObject *result = status != 0 ? binding_raise(status == -ERANGE ? -E2BIG : status) : names_object(list, length);
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_listxattr(self->filesystem, node, list, FILESYSTEM_XATTR_LIST_LENGTH_MAX, &length);
+    Py_END_ALLOW_THREADS PyObject *result =
+        status != 0 ? binding_raise(status == -ERANGE ? -E2BIG : status) : names_object(list, length);
     PyMem_RawFree(list);
     return result;
 }

@@ -17,10 +17,8 @@ FILE_SYSTEM_METHOD(binding_lookup)
                                      &name.bytes, &name.length) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_lookup(self->filesystem, parent, binding_name(&name), &attributes);
-    Py_END_ALLOW_THREADS
-    return binding_result(status, &attributes);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_lookup(self->filesystem, parent, binding_name(&name), &attributes);
+    Py_END_ALLOW_THREADS return binding_result(status, &attributes);
 }
 
 FILE_SYSTEM_METHOD(binding_create)
@@ -31,17 +29,16 @@ FILE_SYSTEM_METHOD(binding_create)
     struct bytes_argument name, target = {NULL, 0};
     uint64_t parent;
     int status;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&y#O&O&O&|O&z#:create", names, binding_convert_u64,
-                                     &parent, &name.bytes, &name.length, binding_convert_u32, &creation.mode,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&y#O&O&O&|O&z#:create", names, binding_convert_u64, &parent,
+                                     &name.bytes, &name.length, binding_convert_u32, &creation.mode,
                                      binding_convert_u32, &creation.uid, binding_convert_u32, &creation.gid,
                                      binding_convert_u64, &creation.rdev, &target.bytes, &target.length) ||
         !binding_enter(self))
         return NULL;
     creation.target = binding_name(&target);
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_create(self->filesystem, parent, binding_name(&name), &creation, &attributes);
-    Py_END_ALLOW_THREADS
-    return binding_result(status, &attributes);
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_create(self->filesystem, parent, binding_name(&name), &creation, &attributes);
+    Py_END_ALLOW_THREADS return binding_result(status, &attributes);
 }
 
 FILE_SYSTEM_METHOD(binding_link)
@@ -55,10 +52,8 @@ FILE_SYSTEM_METHOD(binding_link)
                                      binding_convert_u64, &parent, &name.bytes, &name.length) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_link(self->filesystem, node, parent, binding_name(&name), &attributes);
-    Py_END_ALLOW_THREADS
-    return binding_result(status, &attributes);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_link(self->filesystem, node, parent, binding_name(&name), &attributes);
+    Py_END_ALLOW_THREADS return binding_result(status, &attributes);
 }
 
 typedef int (*removal_function)(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name);
@@ -74,10 +69,8 @@ static PyObject *remove_name(struct file_system_object *self, PyObject *argument
                                      &name.length) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = function(self->filesystem, parent, binding_name(&name));
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status = function(self->filesystem, parent, binding_name(&name));
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 FILE_SYSTEM_METHOD(binding_unlink)
@@ -102,11 +95,9 @@ FILE_SYSTEM_METHOD(binding_rename)
                                      &new_name.bytes, &new_name.length, binding_convert_u32, &flags) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_rename(self->filesystem, old_parent, binding_name(&old_name), new_parent,
-                               binding_name(&new_name), flags);
-    Py_END_ALLOW_THREADS
-    return binding_none(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_rename(self->filesystem, old_parent, binding_name(&old_name), new_parent,
+                                                      binding_name(&new_name), flags);
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 FILE_SYSTEM_METHOD(binding_readlink)
@@ -119,10 +110,9 @@ FILE_SYSTEM_METHOD(binding_readlink)
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:readlink", names, binding_convert_u64, &node) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_readlink(self->filesystem, node, target, &length);
-    Py_END_ALLOW_THREADS
-    return status != 0 ? binding_raise(status) : PyBytes_FromStringAndSize(target, (Py_ssize_t)length);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_readlink(self->filesystem, node, target, &length);
+    Py_END_ALLOW_THREADS return status != 0 ? binding_raise(status)
+                                            : PyBytes_FromStringAndSize(target, (Py_ssize_t)length);
 }
 
 static PyObject *entry_object(const struct filesystem_entry *entry)
@@ -149,10 +139,9 @@ FILE_SYSTEM_METHOD(binding_readdir)
     entries = PyMem_RawMalloc((size_t)limit * sizeof *entries + 1);
     if (entries == NULL)
         return PyErr_NoMemory();
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_readdir(self->filesystem, node, cookie, (size_t)limit, lookup != 0, entries, &count);
-    Py_END_ALLOW_THREADS
-    PyObject *list = status != 0 ? binding_raise(status) : PyList_New((Py_ssize_t)count);
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_readdir(self->filesystem, node, cookie, (size_t)limit, lookup != 0, entries, &count);
+    Py_END_ALLOW_THREADS PyObject *list = status != 0 ? binding_raise(status) : PyList_New((Py_ssize_t)count);
     for (size_t at = 0; list != NULL && at < count; at++) {
         PyObject *entry = entry_object(&entries[at]);
         if (entry == NULL)
@@ -172,10 +161,8 @@ FILE_SYSTEM_METHOD(binding_parent)
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:parent", names, binding_convert_u64, &node) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_parent(self->filesystem, node, &parent);
-    Py_END_ALLOW_THREADS
-    return status != 0 ? binding_raise(status) : PyLong_FromUnsignedLongLong(parent);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_parent(self->filesystem, node, &parent);
+    Py_END_ALLOW_THREADS return status != 0 ? binding_raise(status) : PyLong_FromUnsignedLongLong(parent);
 }
 
 FILE_SYSTEM_METHOD(binding_path)
@@ -188,11 +175,8 @@ FILE_SYSTEM_METHOD(binding_path)
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:path", names, binding_convert_u64, &node) ||
         !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = filesystem_path(self->filesystem, node, &path, &length);
-    Py_END_ALLOW_THREADS
-    if (status != 0)
-        return binding_raise(status);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_path(self->filesystem, node, &path, &length);
+    Py_END_ALLOW_THREADS if (status != 0) return binding_raise(status);
     PyObject *result = PyBytes_FromStringAndSize(path, (Py_ssize_t)length);
     free(path);
     return result;

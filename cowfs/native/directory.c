@@ -36,8 +36,8 @@ static int dirent_of_item(const struct store_item *item, uint64_t directory, uin
     return dirent_decode(item, out);
 }
 
-int directory_find(struct transaction *transaction, uint64_t hash_seed, uint64_t directory,
-                   struct filesystem_name name, struct directory_slot *slot)
+int directory_find(struct transaction *transaction, uint64_t hash_seed, uint64_t directory, struct filesystem_name name,
+                   struct directory_slot *slot)
 {
     struct dirent_fields dirent;
     struct cursor cursor;

@@ -30,7 +30,7 @@
 struct filesystem;
 
 struct filesystem_time {
-    int64_t seconds; /* since 1970, negative before */
+    int64_t seconds;      /* since 1970, negative before */
     uint32_t nanoseconds; /* 0 to 999,999,999 */
 };
 

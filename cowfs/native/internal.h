@@ -13,11 +13,11 @@
 #include "map.h"
 
 /* In transaction bodies, which hold nothing that has to be given back: hands failures and STORE_AGAIN up. */
-#define TRY(expression)                                                                                               \
-    do {                                                                                                              \
-        int try_status = (expression);                                                                                \
-        if (try_status != 0)                                                                                          \
-            return try_status;                                                                                        \
+#define TRY(expression)                                                                                                \
+    do {                                                                                                               \
+        int try_status = (expression);                                                                                 \
+        if (try_status != 0)                                                                                           \
+            return try_status;                                                                                         \
     } while (0)
 
 /* Items that one transaction of a long removal takes at most; keeps the store lock for some 50 us. */
@@ -66,7 +66,8 @@ int view_open(struct filesystem *filesystem, uint64_t object_id, bool snapshot, 
 int place_of_node(struct filesystem *filesystem, uint64_t node, struct place *out);
 int place_of_view(struct filesystem *filesystem, uint32_t view, uint64_t inode, struct place *out);
 /* Both in one tree, or -EXDEV. */
-int place_pair(struct filesystem *filesystem, uint64_t node, uint64_t other, struct place *out, struct place *out_other);
+int place_pair(struct filesystem *filesystem, uint64_t node, uint64_t other, struct place *out,
+               struct place *out_other);
 uint64_t place_node(const struct place *place, uint64_t inode);
 void views_free(struct filesystem *filesystem);
 bool place_is_writable(const struct place *place);
@@ -110,8 +111,8 @@ struct directory_slot {
     uint8_t type;
 };
 /* -ENOENT when absent: then only the cookie is set. */
-int directory_find(struct transaction *transaction, uint64_t hash_seed, uint64_t directory,
-                   struct filesystem_name name, struct directory_slot *slot);
+int directory_find(struct transaction *transaction, uint64_t hash_seed, uint64_t directory, struct filesystem_name name,
+                   struct directory_slot *slot);
 /* Writes an entry (a new one or in place of another at this cookie) and its back-reference. */
 int directory_put(struct transaction *transaction, uint64_t directory, uint64_t cookie, struct filesystem_name name,
                   uint64_t child, uint8_t type);

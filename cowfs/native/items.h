@@ -99,9 +99,9 @@ struct inode {
     uint32_t mode;
     uint32_t uid;
     uint32_t gid;
-    uint32_t nlink; /* directories: 2 and one for each subdirectory; 0: no name left */
+    uint32_t nlink;      /* directories: 2 and one for each subdirectory; 0: no name left */
     uint64_t size_bytes; /* directories: DIRECTORY_ENTRY_SIZE_BYTES for each entry */
-    uint64_t blocks; /* of the extents */
+    uint64_t blocks;     /* of the extents */
     struct filesystem_time atime;
     struct filesystem_time mtime;
     struct filesystem_time ctime;
@@ -124,7 +124,7 @@ int inode_decode(uint64_t number, const struct store_item *item, struct inode *o
 
 struct dirent_fields {
     uint64_t child;
-    uint8_t type; /* DT_REG and so on: (mode & S_IFMT) >> 12 */
+    uint8_t type;                /* DT_REG and so on: (mode & S_IFMT) >> 12 */
     struct filesystem_name name; /* points into the item */
 };
 size_t dirent_encode(const struct dirent_fields *dirent, uint8_t out[DIRENT_LENGTH_MAX]);

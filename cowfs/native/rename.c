@@ -75,8 +75,7 @@ static int check_not_below(struct transaction *transaction, uint64_t directory, 
     return -EUCLEAN;
 }
 
-static int rename_check(struct transaction *transaction, const struct rename_task *task,
-                        const struct rename_ends *ends)
+static int rename_check(struct transaction *transaction, const struct rename_task *task, const struct rename_ends *ends)
 {
     bool exchange = task->flags == FILESYSTEM_RENAME_EXCHANGE;
     if (exchange && !ends->is_met)

@@ -9,9 +9,9 @@ struct setattr_task {
     struct place place;
     const struct filesystem_change *change;
     struct filesystem_time now;
-    bool again;      /* the body gave up: something has to be done first */
-    bool truncating; /* namely the rest of an earlier truncation */
-    bool more;       /* extents are left past the size */
+    bool again;                /* the body gave up: something has to be done first */
+    bool truncating;           /* namely the rest of an earlier truncation */
+    bool more;                 /* extents are left past the size */
     struct block_address tail; /* the last block as it is; what has to be prepared */
     struct block_address prepared_for;
     struct block_address prepared; /* address 0: none */
@@ -159,8 +159,7 @@ static int prepare_tail(struct setattr_task *task)
         return status;
     memcpy(reservation.memory, block, task->in_place_at);
     memset(reservation.memory + task->in_place_at, 0, STORE_BLOCK_SIZE - task->in_place_at);
-    task->prepared = (struct block_address){reservation.address,
-                                            store_checksum(reservation.memory, STORE_BLOCK_SIZE)};
+    task->prepared = (struct block_address){reservation.address, store_checksum(reservation.memory, STORE_BLOCK_SIZE)};
     task->prepared_for = task->tail;
     store_data_complete(store, &reservation);
     return 0;

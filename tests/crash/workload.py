@@ -1,7 +1,12 @@
 """Operations drawn from a seed, made on a recorded pool and on its twin, and what a crash among them may leave."""
 
+import contextlib
 import dataclasses
+import enum
 import random
+import threading
+import time
+from collections.abc import Iterator
 
 from btree import Storage, Store
 from btree.records import StorageEvent
@@ -17,6 +22,8 @@ from tests.model.store_pair import (
 
 BLOCK_SIZE_BYTES = 4096
 EXTENT_BLOCKS_MAX = 32
+JOURNAL_START_BYTES = 64 << 10
+JOURNAL_SIZE_BYTES = 1 << 20
 
 
 class PairOn(Pair):
@@ -43,6 +50,14 @@ class PairOn(Pair):
             f"what is there is none of the {len(states)} possible states; "
             f"from the durable one it differs in: {oldest}; from the newest in: {newest}"
         )
+
+
+class Kind(enum.Enum):
+    ALONE = "alone"
+    TIGHT = "tight"
+    """A pool so full that what was freed is soon used again."""
+    BESIDE = "beside"
+    """Another thread writes checkpoints all the time; when it does so is not drawn from the seed."""
 
 
 class Workload:
@@ -165,7 +180,7 @@ class Step:
 class History:
     """A recorded run: every write and flush, and the state after each step."""
 
-    def __init__(self, seed: int, configuration: Configuration, steps: int, *, tight: bool) -> None:
+    def __init__(self, seed: int, configuration: Configuration, steps: int, kind: Kind) -> None:
         self.configuration = configuration
         chance = random.Random(seed)
         self.recorder = Storage.open_recorder(Storage.open_memory(POOL_SIZE_BYTES))
@@ -173,34 +188,54 @@ class History:
             self.recorder,
             node_size_bytes=configuration.node_size_bytes,
             metadata_copies=configuration.metadata_copies,
-            journal_size_bytes=1 << 20,
+            journal_size_bytes=JOURNAL_SIZE_BYTES,
             uuid=chance.randbytes(16),
         )
         self.pair = PairOn(configuration, self.recorder, [State()])
-        self._prepare(chance, tight)
+        self._prepare(chance, kind)
         self.states = [self._state()]
         self.steps: list[Step] = []
         self.start = self._event_count()
         workload = Workload(self.pair, chance, EXTENT_BLOCKS_MAX)
         durable = 0
-        for index in range(1, steps + 1):
-            before = self._event_count()
-            name = workload.step()
-            self.states.append(self._state())
-            if len(self.pair.twin.possible_after_crash()) == 1:
-                durable = index
-            self.steps.append(Step(name, before, self._event_count(), durable))
+        with self._checkpoints_beside(kind):
+            for index in range(1, steps + 1):
+                before = self._event_count()
+                name = workload.step()
+                self.states.append(self._state())
+                if len(self.pair.twin.possible_after_crash()) == 1:
+                    durable = index
+                self.steps.append(Step(name, before, self._event_count(), durable))
         self.pair.store.abandon()
         self.events: list[StorageEvent] = self.recorder.events()
         self.recorder.close()
 
-    def _prepare(self, chance: random.Random, tight: bool) -> None:
-        """Volumes, and a journal whose end is anywhere, so that it sometimes wraps in the recorded part; `tight`: a pool
-        so full that what was freed is soon used again."""
+    @contextlib.contextmanager
+    def _checkpoints_beside(self, kind: Kind) -> Iterator[None]:
+        stop = threading.Event()
+
+        def write_checkpoints() -> None:
+            while not stop.is_set():
+                self.pair.store.checkpoint()
+                time.sleep(0.0005)
+
+        thread = threading.Thread(target=write_checkpoints)
+        if kind is Kind.BESIDE:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if kind is Kind.BESIDE:
+                thread.join()
+
+    def _prepare(self, chance: random.Random, kind: Kind) -> None:
+        """Volumes, and a journal whose end is anywhere, so that it sometimes wraps in the recorded part. Some pools
+        were closed cleanly before it."""
         self.pair.volume_create("a")
         self.pair.volume_create("b")
         volume_id = self.pair.volume_ids()[0]
-        if tight:
+        if kind is Kind.TIGHT:
             room = chance.randrange(150, 500)
             number = 0
             while self.pair.store.statistics()["available_blocks"] > room:
@@ -210,7 +245,20 @@ class History:
         for _ in range(chance.randrange(250)):
             self.pair.put(volume_id, b"commits", chance.randbytes(4))
             self.pair.commit()
+        if chance.random() < 0.5:
+            self.pair.reopen()
         self.pair.checkpoint()
+
+    def unflushed_groups_max(self) -> int:
+        """How many journal groups were ever written without a flush between them."""
+        most = groups = 0
+        for event in self.events[self.start :]:
+            if event.kind == "flush":
+                groups = 0
+            elif JOURNAL_START_BYTES <= event.offset_bytes < JOURNAL_START_BYTES + JOURNAL_SIZE_BYTES:
+                groups += 1
+                most = max(most, groups)
+        return most
 
     def _event_count(self) -> int:
         _, writes, flushes = self.recorder.counts()

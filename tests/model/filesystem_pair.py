@@ -178,15 +178,15 @@ class FileSystemPair:
 
     def both(self, ours: Callable[[], Any], host: Callable[[], Any], what: str) -> bool:
         """Runs both; the same error on both sides or none. True when it worked."""
-        errors = []
+        errors: list[str] = []
         for side in (ours, host):
             try:
                 side()
-                errors.append(None)
+                errors.append("")
             except OSError as error:
-                errors.append(errno.errorcode[error.errno])
-        assert errors[0] == errors[1], f"{what}: file system {errors[0]}, host {errors[1]}"
-        return errors[0] is None
+                errors.append(errno.errorcode[error.errno or 0])
+        assert errors[0] == errors[1], f"{what}: file system {errors[0] or 'works'}, host {errors[1] or 'works'}"
+        return not errors[0]
 
     def set_mtime(self, path: bytes, mtime_ns: int) -> None:
         os.utime(self.host_path(path), ns=(mtime_ns, mtime_ns), follow_symlinks=False)

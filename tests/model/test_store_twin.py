@@ -6,6 +6,7 @@ A failing random run prints its seed; COWFS_SEED=<seed> runs that one again.
 import os
 import random
 import secrets
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -16,6 +17,7 @@ from tests.model.store_pair import Configuration, Pair
 
 NODE_SIZES_BYTES = [4096, 8192, 16384]
 STEPS_PER_SEED = 1000
+SEEDS_PER_CONFIGURATION = 4
 
 
 # ---- hypothesis
@@ -180,7 +182,7 @@ class StoreTwinMachine(RuleBasedStateMachine):
 
 TestStoreTwinMachine = StoreTwinMachine.TestCase
 TestStoreTwinMachine.settings = hypothesis.settings(
-    max_examples=40,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,
@@ -224,12 +226,15 @@ class RandomRun:
 
     def run(self, steps: int) -> None:
         actions, weights = list(self.weights), list(self.weights.values())
-        for _ in range(steps):
-            self.random.choices(actions, weights)[0]()
-        self.pair.compare()
-        self.pair.reopen()
-        self.empty()
-        self.pair.close()
+        try:
+            for _ in range(steps):
+                self.random.choices(actions, weights)[0]()
+            self.pair.compare()
+            self.pair.reopen()
+            self.empty()
+            self.pair.close()
+        finally:
+            self.pair.store.abandon()
 
     def empty(self) -> None:
         """A pool, however full, can be emptied; and then nothing is left of what was in it."""
@@ -371,6 +376,44 @@ class RandomRun:
         self.pair.reopen()
 
 
+class FullPoolRun(RandomRun):
+    """Most of the time the pool is full: what adds is refused, what deletes is not (store_pair.EMPTYING_CALLS)."""
+
+    def __init__(self, seed: int, configuration: Configuration) -> None:
+        super().__init__(seed, configuration)
+        self.weights |= {self.fill: 3, self.drain: 2, self.snapshot: 6, self.clone: 1, self.crash: 0.2}
+
+    def run(self, steps: int) -> None:
+        super().run(steps)
+        assert self.pair.refused_for_space > 10
+
+    def fill(self) -> None:
+        volume_id = self.volume()
+        data = self.random.randbytes(64) * (64 * self.random.choice([3, 32]))
+        refused = self.pair.refused_for_space
+        for number in range(200):
+            self.pair.write_extent(volume_id, b"fill%03d" % number, data)
+            if self.pair.refused_for_space > refused + 3:
+                break
+
+    def drain(self) -> None:
+        volume_id = self.volume()
+        for number in range(self.random.randrange(200)):
+            self.pair.delete_extent(volume_id, b"fill%03d" % number)
+        while len(self.pair.snapshot_ids()) > 8:
+            snapshot_id = self.pair.snapshot_ids()[0]
+            self.pair.snapshot_annotate(snapshot_id, 0, b"")
+            self.pair.snapshot_delete(snapshot_id)
+
+
+def seeds() -> Iterator[int]:
+    """New ones each time, printed so that a failure can be had again."""
+    given = os.environ.get("COWFS_SEED")
+    for seed in [int(given)] if given else [secrets.randbits(32) for _ in range(SEEDS_PER_CONFIGURATION)]:
+        print(f"COWFS_SEED={seed}")
+        yield seed
+
+
 CONFIGURATIONS = [
     Configuration(node_size_bytes, metadata_copies, background)
     for node_size_bytes in NODE_SIZES_BYTES
@@ -385,10 +428,18 @@ CONFIGURATIONS = [
     ids=lambda each: f"{each.node_size_bytes}-{each.metadata_copies}{'-background' if each.background else ''}",
 )
 def test_random_run(configuration: Configuration) -> None:
-    given = os.environ.get("COWFS_SEED")
-    seed = int(given) if given else secrets.randbits(32)
-    print(f"COWFS_SEED={seed}")
-    RandomRun(seed, configuration).run(STEPS_PER_SEED)
+    for seed in seeds():
+        RandomRun(seed, configuration).run(STEPS_PER_SEED)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    CONFIGURATIONS,
+    ids=lambda each: f"{each.node_size_bytes}-{each.metadata_copies}{'-background' if each.background else ''}",
+)
+def test_random_run_in_a_full_pool(configuration: Configuration) -> None:
+    for seed in seeds():
+        FullPoolRun(seed, configuration).run(STEPS_PER_SEED)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from btree import Storage, Store
-from tests.unit.store_helpers import POOL_SIZE_BYTES, expect_errno
+from tests.unit.store_helpers import BLOCK, POOL_SIZE_BYTES, expect_errno
 
 
 @pytest.fixture
@@ -100,6 +100,70 @@ class TestFailures:
                 assert index > 0
                 return
         pytest.fail("the checkpoint never succeeded")
+
+
+class TestDamage:
+    @staticmethod
+    def value(number: int) -> bytes:
+        return b"value %06d " % number * 8
+
+    def pool(self, copies: int) -> tuple[Storage, int, dict[int, bytes]]:
+        """A closed pool of many nodes, its volume, and the nodes' blocks by their place in bytes."""
+        recorder = Storage.open_recorder(Storage.open_memory(POOL_SIZE_BYTES))
+        Store.format(recorder, metadata_copies=copies)
+        with Store(recorder, background=False) as store:
+            volume = store.volume_create("main")
+            store.bulk_load(volume, [(b"%06d" % number, self.value(number)) for number in range(5000)])
+        nodes: dict[int, bytes] = {}
+        for event in recorder.events():
+            for at in range(0, len(event.bytes), BLOCK):
+                if event.kind == "write":
+                    nodes[event.offset_bytes + at] = event.bytes[at : at + BLOCK]
+        return recorder, volume, {at: block for at, block in nodes.items() if block[:4] == b"BTND"}
+
+    def test_a_damaged_copy_of_a_node_is_repaired_from_the_other(self) -> None:
+        recorder, volume, nodes = self.pool(2)
+        places: dict[bytes, list[int]] = {}
+        for at, block in nodes.items():
+            places.setdefault(block, []).append(at)
+        first_copies = [min(pair) for pair in places.values()]
+        assert len(first_copies) > 100
+        for at in first_copies:
+            recorder.write(at + 100, b"rot")
+        with Store(recorder, background=False) as store:
+            assert len(store.scan(volume)) == 5000
+            statistics = store.statistics()
+            assert statistics["repairs"] >= 100
+            assert statistics["checksum_mismatches"] == statistics["repairs"]
+            assert statistics["failed_errno"] == 0
+            assert store.check() == []
+        with Store(recorder, read_only=True) as store:
+            assert len(store.scan(volume)) == 5000
+            assert store.statistics()["checksum_mismatches"] == 0
+
+    @pytest.mark.parametrize("copies", [1, 2])
+    def test_a_lost_node_is_an_error_and_the_rest_stays_readable(self, copies: int) -> None:
+        recorder, volume, nodes = self.pool(copies)
+        lost = next(block for block in nodes.values() if self.value(2500) in block)
+        for at, block in nodes.items():
+            if block == lost:
+                recorder.write(at + 100, b"rot")
+        with Store(recorder, read_only=True) as store:
+            expect_errno(errno.EIO, store.get, volume, b"002500")
+            assert store.get(volume, b"000001") == self.value(1)
+            assert store.get(volume, b"004999") == self.value(4999)
+            expect_errno(errno.EIO, store.scan, volume)
+            assert store.statistics()["checksum_mismatches"] > 0
+            assert any("damaged" in problem or "cannot be read" in problem for problem in store.check())
+
+    def test_a_read_only_store_does_not_repair(self) -> None:
+        recorder, volume, nodes = self.pool(2)
+        at = min(nodes)
+        recorder.write(at + 100, b"rot")
+        writes = recorder.counts()[1]
+        with Store(recorder, read_only=True) as store:
+            assert len(store.scan(volume)) == 5000
+        assert recorder.counts()[1] == writes
 
 
 class TestCosts:

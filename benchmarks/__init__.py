@@ -1,0 +1,1 @@
+"""One module per question; `python -m benchmarks` runs them all."""

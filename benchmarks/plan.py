@@ -1,0 +1,68 @@
+"""Which jobs run on which scale."""
+
+import re
+
+from benchmarks.jobs import Group, Job, Scale
+from benchmarks.jobs_files import SMALL_FILE_JOBS, TREE_JOBS
+from benchmarks.jobs_fio import READ_JOBS, WRITE_JOBS
+from benchmarks.jobs_growth import growth_groups
+from benchmarks.jobs_programs import PROGRAM_JOBS
+from benchmarks.jobs_snapshots import OTHER_SNAPSHOT_JOBS, RATE_JOBS, THROUGHPUT_JOBS, many_jobs
+
+# All on one volume, because making one takes as long as two of these jobs.
+QUICK = (
+    "sequential_write_1m",
+    "sequential_write_4k",
+    "random_write_4k",
+    "random_write_direct_1",
+    "random_write_direct_16",
+    "fsync_1",
+    "fsync_4",
+    "sequential_read_cold",
+    "random_read_cold",
+    "random_read_cached",
+    "mixed_70_30",
+    "create",
+    "stat_cold",
+    "unlink",
+    "untar",
+    "sqlite_wal",
+    "sqlite_rollback",
+    "snapshot_rate_1",
+    "snapshot_rate_16",
+    "snapshot_rate_1_unsynced",
+    "clone",
+)
+
+
+def all_groups(scale: Scale) -> tuple[Group, ...]:
+    return (
+        Group("writes", "Writes", WRITE_JOBS),
+        Group("reads", "Reads", READ_JOBS),
+        Group("files", "Small files", SMALL_FILE_JOBS),
+        Group("tree", "A source tree", TREE_JOBS),
+        Group("programs", "Programs", PROGRAM_JOBS),
+        Group("snapshot_rate", "Snapshots: rate", RATE_JOBS),
+        Group("snapshot_throughput", "Snapshots: writers meanwhile", THROUGHPUT_JOBS),
+        Group("snapshot_many", "Snapshots: many present, and deletion", many_jobs(scale.snapshots_present)),
+        Group("snapshot_other", "Snapshots: clones, rollback, space", OTHER_SNAPSHOT_JOBS),
+        *growth_groups(scale),
+    )
+
+
+def groups_of(scale: Scale, pattern: str = "") -> tuple[Group, ...]:
+    """Those whose name, or the name of one of whose jobs, contains the pattern, which is a regular expression."""
+    groups = all_groups(scale)
+    if scale.name == "quick":
+        jobs = {job.name: job for group in groups for job in group.jobs}
+        groups = (Group("quick", "Quick", tuple(jobs[name] for name in QUICK)),)
+
+    def wanted(group: Group, job: Job) -> bool:
+        return bool(re.search(pattern, job.name) or re.search(pattern, group.name))
+
+    chosen = []
+    for group in groups:
+        jobs_wanted = tuple(job for job in group.jobs if wanted(group, job))
+        if jobs_wanted:
+            chosen.append(Group(group.name, group.title, jobs_wanted, group.disk_bytes))
+    return tuple(chosen)
