@@ -2,8 +2,9 @@
 in there ends, for whatever reason, the kernel ends every daemon and drops every mount, and with the last mount the
 loop devices, which clear themselves.
 
-The processes are these: the front (the program that was called), which waits and passes signals on; the first process
-of the namespace, which only collects the dead; and the worker, which does everything else.
+The processes are these: the front (the program that was called) and the maker of the namespace, which wait and pass
+signals on; the first process of the namespace, which only collects the dead; and the worker, which does everything else.
+The maker is there because a process that has made a PID namespace for its children can start no threads.
 """
 
 import contextlib
@@ -111,15 +112,28 @@ def _fork(run: Callable[[], int]) -> int:
         os._exit(code)
 
 
+def _die_with_parent() -> None:
+    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+
+
+def _run_maker(work: Callable[[Surroundings], int], surroundings: Surroundings) -> int:
+    _die_with_parent()
+    _check(_libc.unshare(CLONE_NEWPID), "unshare")
+    first = _fork(lambda: _run_first(work, surroundings))
+    with _forwarding(first):
+        return _exit_code(os.waitpid(first, 0)[1])
+
+
 def _run_first(work: Callable[[Surroundings], int], surroundings: Surroundings) -> int:
     """Process 1 of the namespace."""
-    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    _die_with_parent()
     _check(_libc.unshare(CLONE_NEWNS), "unshare")
     mount("none", "/", "none", MS_PRIVATE_RECURSIVE)
     mount("proc", "/proc", "proc", MS_NOSUID_NODEV)
     mount("benchmarks", str(surroundings.folder), "tmpfs")
     # Sockets of daemons that this machine may run itself are not to be met, nor to be left.
     mount("benchmarks", "/run", "tmpfs")
+    os.mkdir("/run/lock")
     worker = _fork(lambda: _run_worker(work, surroundings))
     with _forwarding(worker):
         while True:
@@ -150,10 +164,9 @@ def run_isolated(work: Callable[[Surroundings], int], medium_folders: list[pathl
     outer_proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     prefixes = [backing_prefix(folder, medium_folder) for medium_folder in medium_folders]
     try:
-        _check(_libc.unshare(CLONE_NEWPID), "unshare")
-        first = _fork(lambda: _run_first(work, Surroundings(outer_proc, folder)))
-        with _forwarding(first):
-            code = _exit_code(os.waitpid(first, 0)[1])
+        maker = _fork(lambda: _run_maker(work, Surroundings(outer_proc, folder)))
+        with _forwarding(maker):
+            code = _exit_code(os.waitpid(maker, 0)[1])
     finally:
         os.close(outer_proc)
         os.rmdir(folder)

@@ -235,7 +235,17 @@ def present_job(present: int) -> Job:
     )
 
 
-def deletion_job(name: str, title: str, choose: Callable[[list[str]], list[str]]) -> Job:
+def top_up(context: Context) -> None:
+    """So many at least as the first of the jobs with many snapshots has."""
+    least = context.scale.snapshots_present[0]
+    context.state["present"] = len(context.snapshots.names())
+    if context.state["present"] < least:
+        fill_up(context, least)
+
+
+def deletion_job(
+    name: str, title: str, choose: Callable[[list[str]], list[str]], prepare: Callable[[Context], None]
+) -> Job:
     def run(context: Context) -> Outcome:
         snapshots = context.snapshots
         chosen = choose(snapshots.names())
@@ -266,7 +276,17 @@ def deletion_job(name: str, title: str, choose: Callable[[list[str]], list[str]]
             distribution_us=distribution,
         )
 
-    return Job(name, title, "deleted_per_second", "1/s", run, needs=frozenset({SNAPSHOTS}), again=NEVER, timeout_s=3600)
+    return Job(
+        name,
+        title,
+        "deleted_per_second",
+        "1/s",
+        run,
+        needs=frozenset({SNAPSHOTS}),
+        prepare=prepare,
+        again=NEVER,
+        timeout_s=3600,
+    )
 
 
 def fsync_while_deleting(context: Context) -> Outcome:
@@ -303,9 +323,7 @@ def fsync_while_deleting(context: Context) -> Outcome:
 
 def prepare_deletion(context: Context) -> None:
     prepare_fsync(context)
-    if len(context.snapshots.names()) < context.scale.snapshots_present[0]:
-        context.state["present"] = 0
-        fill_up(context, context.scale.snapshots_present[0])
+    top_up(context)
 
 
 def every_second(names: list[str]) -> list[str]:
@@ -316,7 +334,7 @@ def many_jobs(present: tuple[int, ...]) -> tuple[Job, ...]:
     """On one volume, in this order."""
     return (
         *(present_job(count) for count in present),
-        deletion_job("delete_every_second", "deleting every second snapshot", every_second),
+        deletion_job("delete_every_second", "deleting every second snapshot", every_second, top_up),
         Job(
             "fsync_while_deleting",
             "4 KiB write + fsync while snapshots are deleted, p99",
@@ -328,7 +346,7 @@ def many_jobs(present: tuple[int, ...]) -> tuple[Job, ...]:
             prepare=prepare_deletion,
             again=NEVER,
         ),
-        deletion_job("delete_all", "deleting all snapshots", list),
+        deletion_job("delete_all", "deleting all snapshots", list, top_up),
     )
 
 

@@ -57,9 +57,9 @@ class Store:
                journal_size_bytes: int = 0, label: str = "", uuid: bytes = b"") -> None:
         """Writes an empty pool, without volumes; what the storage held is lost. 0 and empty mean the default (a random
         uuid). The storage stays the caller's. StoreError."""
-    def __init__(self, storage: Storage, *, cache_bytes_max: int = 0, dirty_bytes_max: int = 0,
-                 buffer_bytes_max: int = 0, commit_interval_ms: int = 0, read_only: bool = False,
-                 background: bool = True) -> None:
+    def __new__(cls, storage: Storage, *, cache_bytes_max: int = 0, dirty_bytes_max: int = 0,
+                buffer_bytes_max: int = 0, commit_interval_ms: int = 0, read_only: bool = False,
+                background: bool = True) -> Store:
         """Opens and recovers. The Store takes the storage over: closed with it, but memory (see Storage). StoreError:
         EINVAL no pool, EPROTONOSUPPORT a newer version, EIO unreadable, EUCLEAN damaged; then the storage is still
         the caller's."""

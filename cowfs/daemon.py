@@ -277,7 +277,11 @@ class _Session:
                 nursery.start_soon(server.serve)
                 nursery.start_soon(self._watch_signals)
                 nursery.start_soon(self._confirm)
-                await pyfuse3.main()
+                try:
+                    await pyfuse3.main()
+                except* ConnectionAbortedError:
+                    # The kernel's other word for "unmounted", when that cuts off a request while it is being read.
+                    log.info("the connection ended in the middle of a request")
                 log.info("the mount at %s has ended", self._request.mountpoint)
                 nursery.cancel_scope.cancel()
         finally:

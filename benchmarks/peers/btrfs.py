@@ -4,6 +4,7 @@ import fcntl
 import os
 import pathlib
 import struct
+import time
 from typing import ClassVar
 
 from benchmarks.ground import Disk
@@ -25,6 +26,7 @@ BTRFS_IOC_SNAP_DESTROY = 0x5000940F
 BTRFS_IOC_SUBVOL_CREATE = 0x5000940E
 BTRFS_IOC_SNAP_CREATE_V2 = 0x50009417
 BTRFS_SUBVOL_RDONLY = 2
+CLEANING_POLL_S = 0.02
 _VOLUME_ARGUMENTS = struct.Struct("=q4088s")
 _VOLUME_ARGUMENTS_V2 = struct.Struct("=qQQ32s4040s")
 
@@ -55,7 +57,10 @@ class BtrfsSnapshots:
         fcntl.ioctl(self._folder_descriptor, BTRFS_IOC_SNAP_DESTROY, bytearray(arguments))
 
     def wait_destroyed(self) -> None:
-        command("btrfs", "subvolume", "sync", self.top, timeout_s=3600)
+        # Without the sync the cleaner waits for the next commit, up to 30 s; it then does all there is.
+        command("btrfs", "filesystem", "sync", self.top)
+        while command("btrfs", "subvolume", "list", "-d", self.top):
+            time.sleep(CLEANING_POLL_S)
 
     def clone(self, name: str, clone: str) -> None:
         source = os.open(self.folder / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -166,7 +166,7 @@ class ZfsVolume(Volume):
 
     def close(self) -> None:
         try:
-            if self._daemon is not None or in_kernel():
+            if in_kernel() or (self._daemon is not None and self._answers()):
                 self.unmount()
         finally:
             self.end_daemon(at_once=True)

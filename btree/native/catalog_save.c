@@ -200,7 +200,8 @@ typedef int (*record_loader)(struct store *store, uint64_t id, const uint8_t *va
 static int volume_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
     char name[STORE_NAME_LENGTH_MAX + 1];
-    if (id >= store->next_object_id || length <= VOLUME_NAME || !name_load(name, value + VOLUME_NAME, length - VOLUME_NAME))
+    if (id >= store->next_object_id || length <= VOLUME_NAME ||
+        !name_load(name, value + VOLUME_NAME, length - VOLUME_NAME))
         return -EUCLEAN;
     struct volume *volume = volume_attach(store, id, name);
     if (!volume)
@@ -274,7 +275,8 @@ static int snapshot_load(struct store *store, uint64_t id, const uint8_t *value,
 static int queue_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
     struct tree_root root;
-    if (id >= store->next_queue_id || length != QUEUE_RECORD_LENGTH || value[QUEUE_KIND] < QUEUE_MERGE || value[QUEUE_KIND] > QUEUE_DROP)
+    if (id >= store->next_queue_id || length != QUEUE_RECORD_LENGTH || value[QUEUE_KIND] < QUEUE_MERGE ||
+        value[QUEUE_KIND] > QUEUE_DROP)
         return -EUCLEAN;
     root_load(value + QUEUE_ROOT, &root);
     if (!root_plausible(store, &root))

@@ -17,9 +17,11 @@ struct check {
     uint64_t *heads; /* blocks that heads refer to, and the system tree */
     uint64_t *all;   /* those, and what snapshots and queued trees refer to */
     uint64_t *owned_otherwise; /* dead buckets and queued trees */
+    uint64_t *queued;          /* queued trees alone: a bucket still to be forgotten names parts of them too */
     uint64_t *pending;
     uint64_t *marks; /* which of the above the current walk fills */
     uint64_t stamp;
+    uint64_t floor_epoch; /* what is not younger is passed over: a queued tree does not own it */
 };
 
 static void problem(struct check *check, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -56,6 +58,8 @@ static void check_extent(struct check *check, const struct page_item *item, uint
         problem(check, "an extent item points outside the pool");
         return;
     }
+    if (extent.birth <= check->floor_epoch)
+        return;
     if (extent.birth > birth_max)
         problem(check, "extent at block %llu was born after what holds it", (unsigned long long)extent.address);
     mark(check->marks, extent.address, extent.blocks);
@@ -141,7 +145,7 @@ static void walk_node(struct check *check, const struct tree_pointer *pointer, u
                       const struct bounds *bounds)
 {
     struct store *store = check->store;
-    if (!pointer_plausible(check, pointer, birth_max) || seen(check, pointer))
+    if (pointer->birth <= check->floor_epoch || !pointer_plausible(check, pointer, birth_max) || seen(check, pointer))
         return;
     if (!pointer_is_tagged(pointer)) {
         for (int copy = 0; copy < 2; copy++)
@@ -272,11 +276,15 @@ static void check_everything(struct check *check)
             walk_root(check, &snapshot->root, snapshot->epoch);
     gather_dead(check);
     /* queued trees own what no head or bucket does until the checkpoint that walks them */
-    check->marks = check->owned_otherwise;
+    check->marks = check->queued;
     check->stamp = UINT64_MAX;
-    for (const struct queue_item *item = store->queue_head; item; item = item->next)
+    for (const struct queue_item *item = store->queue_head; item; item = item->next) {
+        check->floor_epoch = item->floor_epoch;
         if (item->kind == QUEUE_WALK)
             walk_root(check, &item->root, store->epoch);
+    }
+    for (size_t word = 0; word < words; word++)
+        check->owned_otherwise[word] |= check->queued[word];
     for (size_t i = 0; i < store->pending_free.count; i++)
         mark(check->pending, store->pending_free.items[i].address, store->pending_free.items[i].blocks);
     compare_space(check);
@@ -292,8 +300,9 @@ int64_t store_check(struct store *store, bool read_data, store_report report, vo
     check.heads = calloc(words, 8);
     check.all = calloc(words, 8);
     check.owned_otherwise = calloc(words, 8);
+    check.queued = calloc(words, 8);
     check.pending = calloc(words, 8);
-    if (check.heads && check.all && check.owned_otherwise && check.pending)
+    if (check.heads && check.all && check.owned_otherwise && check.queued && check.pending)
         check_everything(&check);
     else
         check.problems = -ENOMEM;
@@ -301,6 +310,7 @@ int64_t store_check(struct store *store, bool read_data, store_report report, vo
     free(check.heads);
     free(check.all);
     free(check.owned_otherwise);
+    free(check.queued);
     free(check.pending);
     return check.problems;
 }

@@ -305,6 +305,7 @@ static void space_statistics(struct store *store, struct store_statistics *out)
     out->free_blocks = room;
     out->used_blocks = zone - room;
     out->reserved_blocks = store->size_blocks - zone;
+    room += out->pending_blocks; /* a write that finds no room has them freed by a checkpoint */
     out->available_blocks = room > kept ? room - kept : 0;
     pthread_mutex_unlock(&allocator->mutex);
 }

@@ -284,7 +284,7 @@ struct store_statistics {
     uint64_t reserved_blocks; /* superblocks, journal, bitmaps */
     uint64_t dead_blocks;     /* part of used: only snapshots refer to them */
     uint64_t pending_blocks;  /* part of used: free after the next checkpoint */
-    uint64_t available_blocks; /* what ordinary writes can still take */
+    uint64_t available_blocks; /* what ordinary writes can still take, pending blocks included */
     uint64_t volume_count;
     uint64_t snapshot_count;
     uint64_t deletion_queue_length;

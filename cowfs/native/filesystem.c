@@ -113,7 +113,7 @@ void filesystem_statfs(struct filesystem *filesystem, struct filesystem_space *o
     store_statistics(filesystem->store, &statistics);
     out->blocks = statistics.size_blocks - statistics.reserved_blocks;
     out->blocks_available = statistics.available_blocks;
-    out->blocks_free = statistics.free_blocks;
+    out->blocks_free = statistics.free_blocks + statistics.pending_blocks;
     if (out->blocks_available > out->blocks_free)
         out->blocks_available = out->blocks_free;
 }

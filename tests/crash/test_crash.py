@@ -68,7 +68,7 @@ class Crashes:
         for _ in range(STEPS_AFTER):
             workload.step()
         if chance.random() < 0.5:
-            pair.crash()
+            pair.crash(look_first=chance.random() < 0.3)
         pair.close()
 
     def cut_recovery(self, before: bytes, recorder: Storage, state: State, chance: random.Random) -> None:

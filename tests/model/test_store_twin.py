@@ -17,7 +17,7 @@ from tests.model.store_pair import Configuration, Pair
 
 NODE_SIZES_BYTES = [4096, 8192, 16384]
 STEPS_PER_SEED = 1000
-SEEDS_PER_CONFIGURATION = 4
+SEEDS_PER_CONFIGURATION = 2
 
 
 # ---- hypothesis

@@ -1,15 +1,17 @@
 """The store's Python API: what each call answers and which errors it raises."""
 
+import contextlib
 import errno
 import gc
 import pathlib
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from btree import Storage, Store, StoreError
+from btree import SnapshotInfo, Storage, StorageEvent, Store, StoreError, VolumeInfo
 from tests.unit.store_helpers import BLOCK, NO_SUCH_ID, POOL_SIZE_BYTES, expect_errno
 
 
@@ -734,3 +736,57 @@ class TestVolumesAndSnapshots:
         expect_errno(errno.ENOENT, store.rollback, volume, snapshot.id, "guard")
         expect_errno(errno.ENOENT, store.rollback, volume, other, "guard")
         assert store.snapshots(volume) == []
+
+
+class TestReferences:
+    def test_calls_that_succeed_or_fail_keep_no_references(self) -> None:
+        """A reference that is lost shows in the count of its type, or of None, times the rounds."""
+
+        def use() -> None:
+            recorder = Storage.open_recorder(Storage.open_memory(POOL_SIZE_BYTES))
+            Store.format(recorder, label="label")
+            with Store(recorder, background=False) as store:
+                volume = store.volume_create("main")
+                store.apply(volume, [(b"a", b"b"), (b"c", None)])
+                store.bulk_load(volume, [(b"%d" % number, b"v" * 50) for number in range(300)])
+                store.write_extent(volume, b"x", b"data" * 3000)
+                snapshot = store.snapshot(volume, "s")
+                store.rollback(volume, snapshot.id, "guard")
+                store.volume_destroy(store.clone(snapshot.id, "clone"))
+                for call in (
+                    lambda: store.get(volume, b"absent"),
+                    lambda: store.scan(volume, reverse=True),
+                    lambda: store.diff(snapshot.id, volume),
+                    lambda: store.read_extent(volume, b"x"),
+                    lambda: store.snapshots(volume),
+                    store.volumes,
+                    store.check,
+                    store.statistics,
+                    recorder.events,
+                    recorder.counts,
+                    lambda: store.get(NO_SUCH_ID, b"a"),
+                    lambda: store.put(volume, b"", b""),
+                    lambda: store.apply(volume, [(1, 2)]),  # type: ignore[list-item]
+                    lambda: store.apply(volume, 5),  # type: ignore[arg-type]
+                    lambda: store.volume_create("a\0b"),
+                    lambda: store.snapshot(volume, "s"),
+                    lambda: store.rollback(volume, snapshot.id, 7),  # type: ignore[arg-type]
+                    lambda: store.snapshot_annotate(snapshot.id, 2**33, b""),
+                    lambda: recorder.fail("x", 0, errno.EIO),
+                    lambda: Store(recorder),
+                    lambda: Store.format(recorder),
+                    lambda: Storage.open_file("/absent"),
+                ):
+                    with contextlib.suppress(OSError, TypeError, ValueError, OverflowError):
+                        call()
+
+        def counts() -> list[int]:
+            gc.collect()
+            watched = (Store, Storage, StoreError, StorageEvent, VolumeInfo, SnapshotInfo, None)
+            return [sys.getrefcount(each) for each in watched]
+
+        use()
+        before = counts()
+        for _ in range(50):
+            use()
+        assert all(abs(now - then) < 40 for now, then in zip(counts(), before, strict=True)), (before, counts())
