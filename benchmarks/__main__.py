@@ -1,4 +1,4 @@
-"""Compares cowfs with other file systems and with what FUSE allows at best. Needs root: volumes are made on loop devices.
+"""Compares cowfs with other file systems and with what FUSE allows at best. Needs root, for loop devices and mounts.
 
 Every trial is written to trials.jsonl.gz in the output folder; report.md and plots/ are rendered from that alone.
 """

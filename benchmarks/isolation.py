@@ -3,8 +3,8 @@ in there ends, for whatever reason, the kernel ends every daemon and drops every
 loop devices, which clear themselves.
 
 The processes are these: the front (the program that was called) and the maker of the namespace, which wait and pass
-signals on; the first process of the namespace, which only collects the dead; and the worker, which does everything else.
-The maker is there because a process that has made a PID namespace for its children can start no threads.
+signals on; the first process of the namespace, which only collects the dead; and the worker, which does all else. The
+maker is there because a process that has made a PID namespace for its children can start no threads.
 """
 
 import contextlib

@@ -268,7 +268,8 @@ READ_JOBS = (
     read_job("sequential_read_cached", "sequential read, 1 MiB, cached", "read_mib_per_second", "MiB/s",
              sequential_read, prepare_cached),
     read_job("random_read_cold", "random read, 4 KiB, cold", "read_iops", "1/s", random_read_cold, prepare_cold),
-    read_job("random_read_cached", "random read, 4 KiB, cached", "read_iops", "1/s", random_read_cached, prepare_cached),
+    read_job("random_read_cached", "random read, 4 KiB, cached", "read_iops", "1/s", random_read_cached,
+             prepare_cached),
     read_job("mixed_70_30", "random reads and overwrites, 70 to 30, 4 KiB", "total_iops", "1/s", mixed,
              prepare_overwritten),
 )  # fmt: skip

@@ -216,7 +216,12 @@ def method_section(results: Results) -> list[str]:
     trials = [trial for trial in results.all_trials if trial.is_measured]
     disturbed = sum(trial.disturbed for trial in trials)
     kept_disturbed = sum(trial.disturbed for trial in kept_trials(trials))
-    loads = summarize([trial.load["busy_share_before"] for trial in trials]) if trials else None
+    busy = ""
+    if trials:
+        busy_shares = summarize([trial.load["busy_share_before"] for trial in trials])
+        busy = (
+            f" The machine was {busy_shares.median:.1%} busy before a trial (median; at most {busy_shares.high:.1%})."
+        )
     sizes, device = meta["sizes"], meta["device"]
     lines = [
         "## How it was measured",
@@ -225,17 +230,16 @@ def method_section(results: Results) -> list[str]:
         f"{machine['memory_gib']} GiB of memory, Linux {machine['kernel']}, {machine['system']}, "
         f"Python {machine['python']}, {meta['programs']['fio']}.",
         f"- **Ground:** one {device['kind']} device of {device['size_bytes'] >> 20} MiB, logical blocks of "
-        f"{device['block_size_bytes']} bytes, written once whole and never discarded, over a file: `memory` in a tmpfs, "
-        "`disk` on the machine's disk. A fresh file system for each group of jobs, peer and repetition.",
+        f"{device['block_size_bytes']} bytes, written once whole and never discarded, over a file: `memory` in a "
+        "tmpfs, `disk` on the machine's disk. A fresh file system for each group of jobs, peer and repetition.",
         f"- **Scale `{meta['scale']}`:** files of {sizes['file_bytes'] >> 20} MiB, {sizes['seconds']} s for jobs that "
         f"run for a time, {sizes['file_count']:,} small files; {meta.get('repetitions_made', 0)} whole repetitions of "
         f"{meta['repetitions_wanted']} wanted, the peers in turns within each.",
-        "- Page, dentry and inode caches are dropped before each job but those called cached, and write jobs end with an "
-        "fsync. Cold means mounted anew. Figures are medians, ± is half of the range of the repetitions, (×) is how "
-        f"many times better than {meta['peers'][BASELINE]['title']}.",
-        f"- **Load:** of {len(trials)} trials {disturbed} were disturbed by other processes or the hypervisor and were "
-        f"made again where that was possible; {kept_disturbed} of the trials in the tables are, marked \\*."
-        + (f" The machine was {loads.median:.1%} busy before a trial (median; at most {loads.high:.1%})." if loads else ""),
+        "- Page, dentry and inode caches are dropped before each job but those called cached, and write jobs end with "
+        "an fsync. Cold means mounted anew. Figures are medians, ± is half of the range of the repetitions, (×) is "
+        f"how many times better than {meta['peers'][BASELINE]['title']}.",
+        f"- **Load:** of {len(trials)} trials {disturbed} were disturbed by other processes or the hypervisor and "
+        f"were made again where that was possible; {kept_disturbed} of the trials in the tables are, marked \\*.{busy}",
         f"- Revision `{meta['revision']}`, begun {meta['started']}, seed {meta['seed']}, "
         f"`{' '.join(meta['command'])}`. Raw results, fio's JSON and job files included: "
         f"[{TRIALS_NAME}]({TRIALS_NAME}), [{META_NAME}]({META_NAME}); "
@@ -243,10 +247,9 @@ def method_section(results: Results) -> list[str]:
         "",
     ]  # fmt: skip
     rows = []
-    for name, peer in meta["peers"].items():
+    for peer in meta["peers"].values():
         described = f"absent: {peer['absent']}" if peer["absent"] else f"`{peer['options']}`"
         rows.append([peer["title"], peer["version"] or "–", described])
-        del name
     return [*lines, table(["peer", "version", "options"], rows), ""]
 
 

@@ -24,9 +24,9 @@ step() {
 compile_strictly() {
     mkdir -p $ANALYSIS
     include=$($PYTHON -c 'import sysconfig; print(sysconfig.get_path("include"))')
-    for source in btree/native/*.c cowfs/native/*.c; do
+    for source in btree/native/*.c cowfs/native/*.c benchmarks/ceiling/*.c; do
         object=$ANALYSIS/$(echo "$source" | tr / _).o
-        [ "$object" -nt "$source" ] && [ -z "$(find btree cowfs -name '*.h' -newer "$object")" ] && continue
+        [ "$object" -nt "$source" ] && [ -z "$(find btree cowfs benchmarks -name '*.h' -newer "$object")" ] && continue
         gcc -std=gnu11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Werror -pthread -fPIC "$@" \
             -I. -isystem "$include" -c "$source" -o "$object.new" && mv "$object.new" "$object" || return 1
     done
@@ -35,7 +35,7 @@ compile_strictly() {
 # Without the two kinds in which gcc 12 loses track of what is stored through a pointer to a pointer: all it finds of
 # these is untrue.
 analyze() {
-    for source in btree/native/*.c cowfs/native/*.c; do
+    for source in btree/native/*.c cowfs/native/*.c benchmarks/ceiling/*.c; do
         case $source in
             # Python's own macros are not written for the analyzer.
             */binding*) continue ;;

@@ -239,6 +239,16 @@ int spares_fill(struct store *store, size_t count)
     return 0;
 }
 
+void spares_trim(struct store *store)
+{
+    while (store->spare_count > SPARES_MAX) {
+        struct node *node = store->spare;
+        store->spare = node->next;
+        store->spare_count--;
+        free(node);
+    }
+}
+
 void node_release(struct store *store, struct node *node)
 {
     if (store->spare_count >= SPARES_MAX) {

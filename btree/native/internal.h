@@ -421,6 +421,8 @@ struct node *cache_resolve(struct store *store, const struct tree_pointer *point
 bool pointer_in_zone(const struct store *store, const struct tree_pointer *pointer);
 struct node *node_allocate(struct store *store); /* from the spares, which spares_fill() has made sure of */
 int spares_fill(struct store *store, size_t count);
+/* Gives back what a large transaction did not need. */
+void spares_trim(struct store *store);
 void node_release(struct store *store, struct node *node);
 void dirty_list_add(struct store *store, struct node *node);
 void dirty_list_remove(struct store *store, struct node *node);

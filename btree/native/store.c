@@ -56,7 +56,7 @@ static int choose_layout(struct storage *storage, const struct store_parameters 
     superblock->bitmap_pages = (superblock->size_blocks + BITMAP_BLOCKS_PER_PAGE - 1) / BITMAP_BLOCKS_PER_PAGE;
     superblock->sequence = 1;
     superblock->epoch = 1;
-    superblock->journal_sequence = 1;
+    superblock->journal_sequence = now_ns(); /* above all of a pool that was here before, even with this uuid */
     superblock->next_object_id = 1;
     superblock->next_queue_id = 1;
     superblock->flags = SUPERBLOCK_FLAG_CLEAN;
@@ -77,7 +77,7 @@ static int choose_layout(struct storage *storage, const struct store_parameters 
 static int erase_old(struct store *store, const struct superblock *superblock)
 {
     static const uint8_t zeros[SUPERBLOCK_RING_SLOTS * STORE_BLOCK_SIZE];
-    static uint8_t block[2 * STORE_BLOCK_SIZE];
+    uint8_t block[2 * STORE_BLOCK_SIZE];
     int result = storage_write(store, zeros, sizeof zeros, 0);
     if (result == 0)
         result = storage_write(store, zeros, sizeof zeros,

@@ -301,6 +301,7 @@ static int commit_changes(struct transaction *transaction)
     for (size_t i = 0; i < transaction->hook_count; i++)
         transaction->hooks[i].function(transaction->hooks[i].argument);
     changes_apply(store, chain, transaction->changes, transaction->change_count, transaction->arena);
+    spares_trim(store);
     store->counters.transactions++;
     return 0;
 }

@@ -21,6 +21,7 @@ VERBS = {
     "sync": "write everything to the medium",
     "mount": "mount a pool",
     "umount": "unmount, and wait until everything is on disk",
+    "bench": "compare with other file systems, from a checkout of the source",
 }
 
 DESCRIPTION = """\
