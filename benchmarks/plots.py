@@ -56,6 +56,8 @@ def draw_ratios(results: "Results", medium: str) -> Figure | None:
     axes.set_xscale("log")
     axes.axvline(1, color=COLORS[BASELINE], linewidth=1.5)
     axes.set_yticks([row + height * (len(peers) - 1) / 2 for row in range(len(rows))], [title for title, _ in rows])
+    axes.margins(y=0.01)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.invert_yaxis()
     axes.grid(axis="x", which="major", alpha=0.3)
     axes.set_xlabel(f"times better than Btrfs ({medium}); the line is Btrfs")

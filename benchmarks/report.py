@@ -264,7 +264,8 @@ def markdown(results: Results, plots: dict[str, str]) -> str:
         for path, title in plots.items():
             if path.endswith(f"-{medium}.svg") and not path.startswith(f"{PLOTS}/ratio-"):
                 lines += [f"![{title}]({path})", ""]
-        lines += ["### Latency, p50 / p99 / p99.9 [µs]", "", latency_table(results, medium), ""]
+        lines += ["### Latency, p50 / p99 / p99.9 [µs]", "", "Of jobs with fsync: of the fsync alone.", ""]
+        lines += [latency_table(results, medium), ""]
         for title, figure in (
             ("Write amplification: bytes that reached the device per byte written", "write_amplification"),
             ("Flushes of the device", "device_flushes"),

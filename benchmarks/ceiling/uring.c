@@ -1,5 +1,5 @@
-/* FUSE over io_uring (Linux 6.14): the kernel puts a request into the ring of the CPU that made it, and a thread that is
- * pinned there answers. The layout is that of the kernel's include/uapi/linux/fuse.h, protocol 7.42. */
+/* FUSE over io_uring (Linux 6.14): the kernel puts a request into the ring of the CPU that made it, and a thread that
+ * is pinned there answers. The layout is that of the kernel's include/uapi/linux/fuse.h, protocol 7.42. */
 #define _GNU_SOURCE /* CPU_SET */
 #include "transport.h"
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--media", metavar="NAME,…", help="memory, disk, or both")
     parser.add_argument("--repetitions", metavar="N", type=int, help="how often each job is measured")
     parser.add_argument("--output", metavar="FOLDER", help="where the results go")
-    parser.add_argument("--list", action="store_true", help="only list the jobs, and the file systems with what they lack")
+    parser.add_argument("--list", action="store_true", help="only list the jobs, and what the file systems lack")
     add_json(parser)
 
 

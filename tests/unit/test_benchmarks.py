@@ -1,0 +1,388 @@
+"""The benchmarks' method and report, on made-up results, and that their parts fit together. Nothing is timed here."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from benchmarks import isolation, machine, method, report
+from benchmarks.__main__ import parse_arguments
+from benchmarks.jobs import SCALES, percentiles_us
+from benchmarks.jobs_fio import figures_of, job_file
+from benchmarks.method import Record, Trial, kept_trials, ratio, read_trials, summarize
+from benchmarks.peers import PEERS
+from benchmarks.plan import QUICK, all_groups, groups_of
+from cowfs.commands import bench
+
+ROOT = pathlib.Path(__file__).parents[2]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for namespaces and loop devices")
+
+
+# ---- method
+
+
+def test_summary_is_median_and_range() -> None:
+    summary = summarize([30.0, 10.0, 20.0], disturbed=1)
+    assert (summary.median, summary.low, summary.high, summary.count, summary.disturbed) == (20, 10, 30, 3, 1)
+    assert summary.spread == 0.5
+    assert summarize([0.0]).spread == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "lower_is_better", "expected"),
+    [(200, 100, False, 2), (200, 100, True, 0.5), (100, 200, True, 2), (0, 100, False, None), (5, 0, True, None)],
+)
+def test_ratio(own: float, other: float, lower_is_better: bool, expected: float | None) -> None:
+    assert ratio(own, other, lower_is_better=lower_is_better) == expected
+
+
+def trial(job: str = "create", **fields: Any) -> Trial:
+    return Trial(**{"medium": "memory", "peer": "cowfs", "group": "files", "job": job, "repetition": 0, **fields})
+
+
+def test_of_several_attempts_the_undisturbed_one_is_kept() -> None:
+    first = trial(attempt=0, disturbed=True, figures={"a": 1.0})
+    second = trial(attempt=1, disturbed=False, figures={"a": 2.0})
+    third = trial(attempt=2, disturbed=True, figures={"a": 3.0})
+    failed = trial(attempt=3, error="gone")
+    assert kept_trials([first, second, third, failed]) == [second]
+    assert kept_trials([first, third]) == [third]
+    assert kept_trials([first, failed]) == [first]
+    assert kept_trials([failed]) == [failed]
+    assert len(kept_trials([first, trial(repetition=1)])) == 2
+
+
+def test_record_keeps_every_trial(tmp_path: pathlib.Path) -> None:
+    trials = [trial(figures={"a": 1.5}, distribution_us={"50": 3.0}, raw={"fio": [1]}), trial(reason="no snapshots")]
+    record = Record(tmp_path / "trials.gz")
+    for one in trials:
+        record.add(one)
+    record.close()
+    assert read_trials(tmp_path / "trials.gz") == trials
+
+
+def test_percentiles() -> None:
+    found = percentiles_us([number / 1e6 for number in range(1000, 0, -1)])
+    assert found["50"] == pytest.approx(501)
+    assert found["99.9"] == pytest.approx(1000)
+    assert percentiles_us([2e-6]) == dict.fromkeys(found, pytest.approx(2))
+
+
+def test_load_that_disturbs() -> None:
+    quiet = machine.Load(0.1, 0.01, 0.0, 0.0, 0.0)
+    assert not quiet.is_disturbed
+    assert quiet._replace(busy_share_before=0.5).is_disturbed
+    assert quiet._replace(others_share=0.2).is_disturbed
+    assert quiet._replace(steal_share=0.2).is_disturbed
+
+
+def test_processor_times_and_others() -> None:
+    times = machine.parse_times("cpu  100 10 50 1000 200 5 5 30 0 0\n")
+    tick_s = 1 / machine.TICKS_PER_SECOND
+    assert times == pytest.approx((170 * tick_s, 1200 * tick_s, 30 * tick_s))
+    descriptor = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        watch = machine.Watch(descriptor)
+        # Everybody shares the namespace that it is told to be its own.
+        assert not any(name.startswith(f"{os.getpid()}@") for name in watch.others_s())
+        watch = machine.Watch(descriptor)
+        watch.own_namespace = -1
+        assert any(name.startswith(f"{os.getpid()}@") for name in watch.others_s())
+    finally:
+        os.close(descriptor)
+
+
+# ---- jobs and peers
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_every_scale_has_a_plan(scale: Any) -> None:
+    names = [job.name for group in all_groups(scale) for job in group.jobs]
+    assert len(names) == len(set(names))
+    assert set(QUICK) <= set(names)
+    assert [job.name for group in groups_of(scale, "^sqlite_wal$") for job in group.jobs] == ["sqlite_wal"]
+    assert groups_of(scale, "no such job") == ()
+    assert scale.attempts >= 1 and scale.repetitions >= 1
+    assert SCALES["full"].repetitions >= 5
+
+
+def test_peers_say_what_they_lack() -> None:
+    lacks = {name: kind().lacks(frozenset({"snapshots", "disk"})) for name, kind in PEERS.items()}
+    assert lacks["cowfs"] is None and lacks["btrfs"] is None and lacks["zfs"] is None
+    assert lacks["ext4"] == "has no snapshots"
+    assert lacks["ceiling_uring"] == "uses no disk, has no snapshots"
+    assert PEERS["btrfs"]().lacks(frozenset({"unsynced"})) == "all its snapshots are durable"
+    for kind in PEERS.values():
+        reason = kind().absent()
+        assert reason is None or len(reason) > 5
+
+
+def test_fio_job_file_and_figures() -> None:
+    text = job_file("fsync_1", {"rw": "randwrite", "fsync": 1, "thread": True, "time_based": False, "size": None})
+    assert text == "[fsync_1]\nrw=randwrite\nfsync=1\nthread\n"
+    latency = {"percentile": {"50.000000": 2000, "99.000000": 9000}}
+    job = {
+        "read": {"total_ios": 0},
+        "write": {"total_ios": 10, "iops": 123.0, "bw_bytes": 1 << 20, "lat_ns": latency, "io_bytes": 4096},
+        "sync": {"total_ios": 10, "lat_ns": {"percentile": {"50.000000": 70000}}},
+    }
+    figures, distribution = figures_of({"job_file": text, "fio": {"jobs": [job]}})
+    assert figures["write_iops"] == figures["total_iops"] == 123
+    assert (figures["write_mib_per_second"], figures["write_p99_us"], figures["fsync_p50_us"]) == (1, 9, 70)
+    assert distribution == {"50": 70}
+    # The one fsync at the end of a job is not what such a job is about.
+    _, distribution = figures_of({"job_file": "[write]\nend_fsync=1\n", "fio": {"jobs": [job]}})
+    assert distribution == {"50": 2, "99": 9}
+
+
+def test_arguments() -> None:
+    assert parse_arguments([]).scale == "quick"
+    assert parse_arguments(["--full"]).scale == "full"
+    with pytest.raises(SystemExit):
+        parse_arguments(["--full", "--quick"])
+
+
+# ---- report
+
+
+def meta(media: tuple[str, ...] = ("memory", "disk")) -> dict[str, Any]:
+    def peer(title: str, absent: str | None, *abilities: str) -> dict[str, Any]:
+        return {"title": title, "absent": absent, "version": "1", "options": "none", "abilities": abilities}
+
+    def job(name: str, title: str, *, lower_is_better: bool = False) -> dict[str, Any]:
+        return {"name": name, "title": title, "figure": "value", "unit": "1/s", "lower_is_better": lower_is_better,
+                "group": "files", "group_title": "Small files"}  # fmt: skip
+
+    return {
+        "scale": "quick", "started": "2024-02-03T04:05:06+00:00", "revision": "abc", "command": ["x"], "seed": 1,
+        "machine": {"cpu": "test", "cpus": 2, "memory_gib": 1, "kernel": "6", "system": "s", "python": "3",
+                    "virtual": True},
+        "programs": {"fio": "fio-3"}, "device": {"size_bytes": 1 << 30, "block_size_bytes": 4096, "kind": "loop"},
+        "sizes": {"file_bytes": 1 << 20, "seconds": 1, "file_count": 10}, "media": [*media],
+        "peers": {"cowfs": peer("cowfs", None, "content", "disk", "snapshots"),
+                  "btrfs": peer("Btrfs", None, "content", "disk", "snapshots"),
+                  "zfs": peer("ZFS", "not installed: zpool"),
+                  "ceiling_uring": peer("ceiling", None)},
+        "jobs": [job("create", "create files"), job("clone", "clone", lower_is_better=True),
+                 *(job(f"snapshot_rate_{count}", f"snapshots, {count}") for count in (0, 16))],
+        "repetitions_wanted": 3, "repetitions_made": 3,
+    }  # fmt: skip
+
+
+def made_up_trials() -> list[Trial]:
+    load = machine.Load(0.1, 0.02, 0.0, 0.0, 0.0)._asdict()
+    made = []
+    for medium in ("memory", "disk"):
+        for repetition in range(3):
+            common: dict[str, Any] = {"medium": medium, "repetition": repetition, "load": load}
+            value = 100.0 + repetition
+            made.append(trial("create", **common, figures={"value": value, "write_amplification": 2.5},
+                              distribution_us={"50": 10.0, "99": 90.0}))  # fmt: skip
+            made.append(trial("create", **common | {"peer": "btrfs"}, figures={"value": 2 * value}))
+            made.append(trial("clone", **common, figures={"value": 10.0}, disturbed=repetition == 2))
+            made.append(trial("clone", **common | {"peer": "btrfs"}, figures={"value": 40.0}))
+            for count in (0, 16):
+                made.append(trial(f"snapshot_rate_{count}", **common, figures={"value": 1000.0 / (count + 1)}))
+                made.append(trial(f"snapshot_rate_{count}", **common | {"peer": "btrfs"}, error="OSError: gone"))
+    made.append(trial("create", peer="ceiling_uring", load=load, figures={"value": 5000.0}))
+    made.append(trial("clone", peer="ceiling_uring", reason="has no snapshots"))
+    return made
+
+
+@pytest.fixture
+def results_folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / report.META_NAME).write_text(json.dumps(meta()))
+    record = Record(tmp_path / report.TRIALS_NAME)
+    for one in made_up_trials():
+        record.add(one)
+    record.close()
+    return tmp_path
+
+
+def test_report_shows_everything(results_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the plots, as where the package that draws them is missing.
+    monkeypatch.setitem(sys.modules, "benchmarks.plots", None)
+    text = report.render(results_folder).read_text()
+    assert "101 ±1% (0.500×)" in text, "median, spread and ratio"
+    assert "10.0 ±0%\\* (4.00×)" in text, "less is better, and a disturbed trial is marked"
+    assert "5,000 (24.8×)" in text, "the ceiling is compared on every medium"
+    assert text.count("5,000 (24.8×)") == 2
+    assert "absent: not installed: zpool" in text
+    assert re.search(r"snapshots, 16 .*\| 58\.8 ±0% \| failed \| – \|", text)
+    assert "- **Btrfs** failed: OSError: gone: snapshot_rate_0 (memory), snapshot_rate_16 (memory)" in text
+    assert "- **ceiling** has no snapshots: clone (memory)" in text
+    assert "| Btrfs | 1 of 2 | 2.25× | 4.00× clone | 0.500× create files |" in text
+    assert "10.0 / 90.0" in text and "2.50" in text, "latencies and write amplification"
+    assert "`python -m benchmarks --render FOLDER`" in text
+
+
+def test_report_is_the_same_again(results_folder: pathlib.Path) -> None:
+    pytest.importorskip("matplotlib", reason="draws the plots; make setup-bench installs it")
+    first = report.render(results_folder).read_text()
+    plots = {path.name: path.read_bytes() for path in (results_folder / report.PLOTS).iterdir()}
+    assert {"ratio-memory.svg", "ratio-disk.svg", "snapshot-rate-memory.svg"} <= set(plots)
+    assert all(f"({report.PLOTS}/{name})" in first for name in plots)
+    assert report.render(results_folder).read_text() == first
+    assert {path.name: path.read_bytes() for path in (results_folder / report.PLOTS).iterdir()} == plots
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (1234567.8, "1,234,568"), (12.34, "12.3"), (0.1234, "0.123"), (0.00123, "0.00123")]
+)
+def test_numbers(value: float, text: str) -> None:
+    assert report.number(value) == text
+
+
+# ---- the ceiling
+
+
+@pytest.fixture(scope="module")
+def ceiling(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    program = tmp_path_factory.mktemp("ceiling") / "ceiling"
+    flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pthread"]
+    sources = sorted((ROOT / "benchmarks" / "ceiling").glob("*.c"))
+    subprocess.run(["gcc", *flags, "-o", program, *sources, "-luring"], check=True, timeout=60)
+    return program
+
+
+def test_ceiling_says_how_it_is_used(ceiling: pathlib.Path) -> None:
+    result = subprocess.run([ceiling], check=False, capture_output=True, text=True, timeout=10)
+    assert result.returncode == 2 and "usage: ceiling" in result.stderr
+
+
+@pytest.mark.mount
+@needs_root
+def test_ceiling_serves(ceiling: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    mountpoint = tmp_path / "mount"
+    mountpoint.mkdir()
+    with subprocess.Popen([ceiling, "device", mountpoint], stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+            (mountpoint / "a").mkdir()
+            for number in range(300):
+                (mountpoint / "a" / f"file-{number}").write_bytes(bytes(5000))
+            (mountpoint / "a" / "link").symlink_to("somewhere")
+            assert os.readlink(mountpoint / "a" / "link") == "somewhere"
+            assert {f"file-{number}" for number in range(300)} | {"link"} == set(os.listdir(mountpoint / "a"))
+            (mountpoint / "a" / "file-0").rename(mountpoint / "b")
+            assert (mountpoint / "b").stat().st_size == 5000
+            assert len((mountpoint / "b").read_bytes()) == 5000
+            with pytest.raises(OSError, match="not empty"):
+                (mountpoint / "a").rmdir()
+            for path in (mountpoint / "a").iterdir():
+                path.unlink()
+            (mountpoint / "a").rmdir()
+            assert os.listdir(mountpoint) == ["b"]
+        finally:
+            subprocess.run(["umount", mountpoint], check=False, timeout=20)
+            if server.poll() is None:
+                time.sleep(0.5)
+                server.kill() if server.poll() is None else None
+    assert server.returncode == 0
+
+
+# ---- isolation
+
+IN_ISOLATION = """
+import os, pathlib, subprocess, sys, time
+from benchmarks.ground import make_disk
+from benchmarks.isolation import run_isolated
+
+def work(surroundings):
+    with make_disk("memory", surroundings.folder, 32 << 20) as disk:
+        disk.wipe()
+        subprocess.run(["mkfs.ext4", "-q", "-F", disk.path], check=True)
+        directory = surroundings.folder / "mount"
+        directory.mkdir()
+        subprocess.run(["mount", disk.path, directory], check=True)
+        print(disk.path, surroundings.folder, os.getpid() < 10, disk.is_direct(), flush=True)
+        if sys.argv[1] == "wait":
+            time.sleep(30)
+    # Nothing is unmounted: that must not be needed.
+    return 7
+
+sys.exit(run_isolated(work, [pathlib.Path("/dev/shm")]))
+"""
+
+
+def start_isolated(mode: str) -> tuple[subprocess.Popen[str], pathlib.Path]:
+    process = subprocess.Popen([sys.executable, "-c", IN_ISOLATION, mode], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        device, folder, is_in_namespace, _is_direct = process.stdout.readline().split()
+    assert is_in_namespace == "True"
+    assert device.startswith("/dev/loop")
+    return process, pathlib.Path(folder)
+
+
+def check_nothing_left(folder: pathlib.Path) -> None:
+    assert not folder.exists()
+    assert not pathlib.Path("/dev/shm", folder.name).exists()
+    assert str(folder) not in pathlib.Path("/proc/self/mountinfo").read_text()
+    deadline = time.monotonic() + 10
+    while isolation.loop_devices_of(pathlib.Path("/dev/shm", folder.name)):
+        assert time.monotonic() < deadline, "the loop device stays"
+        time.sleep(0.05)
+
+
+@pytest.mark.mount
+@needs_root
+def test_nothing_stays_behind() -> None:
+    process, folder = start_isolated("end")
+    assert process.wait(30) == 7
+    check_nothing_left(folder)
+
+
+@pytest.mark.mount
+@needs_root
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_stays_behind_when_interrupted(number: signal.Signals) -> None:
+    process, folder = start_isolated("wait")
+    process.send_signal(number)
+    code = process.wait(30)
+    if number == signal.SIGKILL:
+        assert code == -number
+        # The front could remove nothing; what it had made are two empty folders.
+        deadline = time.monotonic() + 10
+        while isolation.loop_devices_of(pathlib.Path("/dev/shm", folder.name)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        folder.rmdir()
+        pathlib.Path("/dev/shm", folder.name).rmdir()
+    else:
+        assert code == 130
+    check_nothing_left(folder)
+
+
+# ---- cowfs bench
+
+
+def test_bench_outside_a_checkout(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cowfs.commands import main as cowfs_command
+
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    assert cowfs_command.main(["bench"]) == 3
+    assert "make bench" in capsys.readouterr().err
+
+
+def test_bench_passes_its_options_on(capfd: pytest.CaptureFixture[str]) -> None:
+    from cowfs.commands import main as cowfs_command
+
+    assert cowfs_command.main(["bench", "--list", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out) == {"report": None}
+    assert "sequential_write_1m" in captured.err and "ceiling_uring" in captured.err
+
+
+def test_trials_are_written_with_all_their_fields() -> None:
+    # What old results hold must stay readable: a field that is renamed makes them unreadable.
+    assert {field.name for field in dataclasses.fields(method.Trial)} >= {"medium", "peer", "job", "figures", "load"}
