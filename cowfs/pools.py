@@ -56,7 +56,10 @@ def busy_error(path: str) -> CowfsError:
     holder = lock_holder(path)
     by = f" by process {holder}" if holder and holder > 0 else ""
     at = f", mounted at {place}" if place else ""
-    hint = f"unmount it with 'cowfs umount {place}' first" if place else "wait for it or end it"
+    hint = "wait for it or end it"
+    if place:
+        hint = (f"use its volumes at {place}/.cowfs/volume/ (a bind mount puts one elsewhere), or unmount it with "
+                f"'cowfs umount {place}' first")
     return CowfsError("busy", f"the pool {path} is in use{by}{at}", hint)
 
 

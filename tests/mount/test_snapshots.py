@@ -3,11 +3,12 @@
 import concurrent.futures
 import contextlib
 import errno
-import mmap
 import os
 import pathlib
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -98,15 +99,46 @@ def test_exactness_between_threads(mount: Mount) -> None:
             assert lines == [f"{line:07}" for line in range(len(lines))]
 
 
-def test_snapshot_sees_written_mappings(mount: Mount) -> None:
-    """After msync the pages of a shared mapping are in the next snapshot."""
-    path = mount.directory / "file"
-    path.write_bytes(bytes(MIB))
-    with opened(path, os.O_RDWR) as descriptor, mmap.mmap(descriptor, MIB) as mapping:
-        mapping[500_000:500_007] = b"flushed"
+# In a process of its own: a child that inherits the descriptor would write the pages back by closing it.
+WRITE_THROUGH_MAPPINGS = """
+import mmap, sys
+synced, paths = sys.argv[1] == "True", sys.argv[2:]
+files = [open(path, "r+b") for path in paths]
+mappings = [mmap.mmap(file.fileno(), 0) for file in files]
+__import__("os").unlink(paths[-1])
+for mapping in mappings:
+    mapping[500_000:500_007] = b"written"
+    if synced:
         mapping.flush()
-        run("cowfs", "snapshot", mount.directory, "mapped")
-    assert (mount.snapshot_directory("mapped") / "file").read_bytes()[500_000:500_007] == b"flushed"
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("synced", [True, False], ids=["after msync", "by the command"])
+def test_snapshot_sees_written_mappings(mount: Mount, synced: bool) -> None:
+    """What was written through a shared mapping is in the next snapshot after msync, and in any that the command
+    takes; of a file that lost the name it was opened by, too."""
+    paths = [mount.directory / name for name in ("file", "gone")]
+    for path in paths:
+        path.write_bytes(bytes(MIB))
+    os.link(paths[1], mount.directory / "other")
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_THROUGH_MAPPINGS, str(synced), *paths],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout is not None and writer.stdin is not None
+        assert writer.stdout.readline() == "ready\n"
+        mount.client().snapshot("client")
+        run("cowfs", "snapshot", mount.directory, "command")
+        writer.stdin.close()
+        assert writer.wait(timeout=20) == 0
+    for name in ("file", "other"):
+        assert (mount.snapshot_directory("command") / name).read_bytes()[500_000:500_007] == b"written"
+        if synced:
+            assert (mount.snapshot_directory("client") / name).read_bytes()[500_000:500_007] == b"written"
 
 
 def test_snapshot_of_a_database_in_use(mount: Mount) -> None:
