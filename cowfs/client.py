@@ -160,7 +160,8 @@ class Client:
     # ---- volumes
 
     def clone(self, snapshot: str, name: str) -> dict[str, Any]:
-        """A new volume whose content is the snapshot's, at `.cowfs/volume/NAME` and for mount.cowfs -o volume=NAME."""
+        """A new volume whose content is the snapshot's, at `.cowfs/volume/NAME/` at once. mount.cowfs -o volume=NAME
+        mounts it after the pool was unmounted."""
         result: dict[str, Any] = self.request("clone", name=snapshot, clone=name, volume=self.volume)
         return result
 

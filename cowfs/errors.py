@@ -69,7 +69,16 @@ _CODE_OF_ERRNO: Mapping[int, str] = {
     errno.ECONNABORTED: "dead",
 }
 
+# The next step when whoever raised the error knew none of its own.
 _HINT_OF_CODE: Mapping[str, str] = {
+    "error": "if it goes on, the log of the mount's daemon says more ('cowfs status DIR' names it)",
+    "usage": "pass --help to the command to see what it takes",
+    "name": "check the names and values that were given",
+    "not_found": "check the path and the name ('cowfs list DIR' lists snapshots, 'cowfs status DIR' volumes)",
+    "exists": "choose another name, or remove what is there first",
+    "busy": "close what uses it, then try again ('cowfs status' lists the mounts)",
+    "held": "release its holds first: 'cowfs release TAG DIR@SNAPSHOT' ('cowfs list DIR' shows the tags)",
+    "not_cowfs": "'cowfs status' lists the mounts, and mkfs.cowfs makes a pool",
     "no_space": "delete files or destroy snapshots to make room ('cowfs df DIR' shows what is used)",
     "permission": "run the command as root or as the user who mounted the pool",
     "read_only": "unmount and mount again without '-o ro'; 'cowfs status DIR' says whether an error made it read-only",
@@ -85,14 +94,14 @@ class CowfsError(Exception):
         super().__init__(message)
         self.code = code if code in EXIT_CODE_OF else "error"
         self.message = message
-        self.hint = hint
+        self.hint = hint or _HINT_OF_CODE[self.code]
 
     @property
     def exit_code(self) -> int:
         return int(EXIT_CODE_OF[self.code])
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
+        return f"{self.message}; {self.hint}"
 
     def to_json(self) -> dict[str, object]:
         return {"code": self.code, "message": self.message, "hint": self.hint, "exit_code": self.exit_code}
@@ -110,4 +119,4 @@ class CowfsError(Exception):
         """`doing` completes "cannot …". The text of a StoreError already names cause and next step: it is kept."""
         code = _CODE_OF_ERRNO.get(error.errno or 0, "error")
         cause, _, next_step = (error.strerror or str(error)).partition("; ")
-        return cls(code, f"cannot {doing}: {cause}", next_step or hint or _HINT_OF_CODE.get(code, ""))
+        return cls(code, f"cannot {doing}: {cause}", next_step or hint)

@@ -14,7 +14,20 @@ import subprocess
 from typing import NamedTuple
 
 from cowfs.errors import CowfsError
-from cowfs.mount_options import MountOptions
+from cowfs.mount_options import (
+    MS_DIRSYNC,
+    MS_LAZYTIME,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NODIRATIME,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_NOSYMFOLLOW,
+    MS_RDONLY,
+    MS_STRICTATIME,
+    MS_SYNCHRONOUS,
+    MountOptions,
+)
 
 FILE_SYSTEM_TYPE = "fuse.cowfs"
 READ_LENGTH_MAX_BYTES = 1 << 20
@@ -138,14 +151,31 @@ def mount_as_root(pool: str, mountpoint: str, options: MountOptions) -> int:
     return device
 
 
+# fusermount3's table mount_flags[] (libfuse, util/fusermount.c). suid and dev it ignores when a user asks for them.
+_FUSERMOUNT_WORDS = {
+    MS_RDONLY: "ro", MS_NOSUID: "nosuid", MS_NODEV: "nodev", MS_NOEXEC: "noexec", MS_SYNCHRONOUS: "sync",
+    MS_DIRSYNC: "dirsync", MS_NOATIME: "noatime",
+}  # fmt: skip
+# relatime is not among them: it is what the kernel does by itself.
+_ROOT_ONLY_WORDS = {
+    MS_NOSYMFOLLOW: "nosymfollow", MS_NODIRATIME: "nodiratime", MS_STRICTATIME: "strictatime",
+    MS_LAZYTIME: "lazytime",
+}  # fmt: skip
+
+
 def fusermount_options(pool: str, options: MountOptions) -> set[str]:
-    """Options for pyfuse3.init() when fusermount3 does the mounting. Not max_read: libfuse refuses INIT when it finds
-    that option and no equal value in its connection, which pyfuse3 has no way to set."""
+    """Options for pyfuse3.init() when fusermount3 does the mounting; CowfsError for those that it cannot pass on. Not
+    max_read: libfuse refuses INIT when it finds that option and no equal value in its connection, which pyfuse3 has no
+    way to set."""
+    refused = [word for flag, word in _ROOT_ONLY_WORDS.items() if options.flags & flag]
+    refused += [word for flag, word in ((MS_NOSUID, "suid"), (MS_NODEV, "dev")) if not options.flags & flag]
+    if refused:
+        raise CowfsError("usage", f"fusermount3 cannot mount with the option '{refused[0]}'",
+                         "leave it out, or mount as root")
     words = {"subtype=cowfs", "default_permissions"}
+    words |= {word for flag, word in _FUSERMOUNT_WORDS.items() if options.flags & flag}
     if pool.isascii():
         words.add("fsname=" + pool.replace("\\", "\\\\").replace(",", "\\,"))
-    if options.read_only:
-        words.add("ro")
     if options.allow_other:
         words.add("allow_other")
     return words

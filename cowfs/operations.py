@@ -1,7 +1,7 @@
 """pyfuse3's request handlers over the verbs in cowfs._native: thin, and never the end of the mount.
 
-What reads or writes memory mostly (lookups, reads, writes) calls the verb directly on the event loop; what waits for
-the medium goes to a worker thread. A handler changes nothing but through one verb, so that every await is safe.
+What reads or writes memory mostly (lookups, reads, writes) calls the verb directly on the event loop; what always waits
+for the medium goes to a worker thread (docs/CONCURRENCY.md lists both). A handler changes nothing but through one verb, so that every await is safe.
 """
 
 import errno
@@ -237,10 +237,11 @@ class Operations(pyfuse3.Operations):
         try:
             attributes = self._create(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
         except FileExistsError:
-            # The kernel did not know the name when it asked.
             if flags & os.O_EXCL:
                 raise
-            attributes = self.filesystem.lookup(parent_inode, name)
+            # The kernel remembered that the name was missing, and a rollback has just brought it back. With ESTALE it
+            # looks the name up anew, checks permissions and opens: creating must not skip that.
+            raise FUSEError(errno.ESTALE) from None
         try:
             return self._opened(attributes[0], flags & ~os.O_TRUNC), self.entry(attributes)
         except BaseException:

@@ -4,15 +4,19 @@ import errno
 import os
 import stat
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 from cowfs.errors import CowfsError
-from cowfs.mounting import cowfs_mounts
+from cowfs.mounting import FILE_SYSTEM_TYPE, MountEntry, mount_entries
 
 if TYPE_CHECKING:
     from btree import Storage, Store
 
 PROBE_LENGTH_BYTES = 1 << 20
+# A daemon lets go of its pool some moments after its mount is gone: when the last checkpoint is on disk.
+BUSY_WAIT_MAX_S = 5.0
+_BUSY_RETRY_INTERVAL_S = 0.1
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 
 
@@ -49,34 +53,48 @@ def lock_holder(path: str) -> int | None:
     return None
 
 
+def _mount_of(path: str) -> MountEntry | None:
+    """A mount of the pool, or of whatever else is on the device."""
+    real_path = os.path.realpath(path)
+    return next((entry for entry in mount_entries() if entry.source == real_path), None)
+
+
 def busy_error(path: str) -> CowfsError:
     """The pool is open elsewhere: says by whom, and where it is mounted if it is."""
-    real_path = os.path.realpath(path)
-    place = next((entry.mountpoint for entry in cowfs_mounts() if entry.source == real_path), None)
+    entry = _mount_of(path)
     holder = lock_holder(path)
     by = f" by process {holder}" if holder and holder > 0 else ""
-    at = f", mounted at {place}" if place else ""
-    hint = "wait for it or end it"
-    if place:
+    at = f", mounted at {entry.mountpoint}" if entry else ""
+    if entry is None:
+        hint = "it may still be writing after an unmount: try again in a moment"
+    elif entry.kind == FILE_SYSTEM_TYPE:
+        place = entry.mountpoint
         hint = (f"use its volumes at {place}/.cowfs/volume/ (a bind mount puts one elsewhere), or unmount it with "
                 f"'cowfs umount {place}' first")
+    else:
+        hint = f"it holds a {entry.kind} file system: unmount that first, or check the path"
     return CowfsError("busy", f"the pool {path} is in use{by}{at}", hint)
 
 
 def open_storage(path: str, *, read_only: bool) -> "Storage":
-    """Opens and locks the pool's file or device, without looking into it."""
+    """Opens and locks the pool's file or device, without looking into it. Waits up to BUSY_WAIT_MAX_S for one that is
+    in use but not mounted, as just after an unmount."""
     from btree import Storage
 
     check_pool_path(path)
-    try:
-        return Storage.open_file(path, read_only=read_only)
-    except OSError as error:
-        if error.errno in (errno.EBUSY, errno.EAGAIN):
-            raise busy_error(path) from None
-        hint = ""
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY) and not read_only:
-            hint = "use '-o ro' if it is meant to be read-only, else check its permissions and its file system"
-        raise CowfsError.from_os_error(error, f"open the pool {path}", hint) from None
+    deadline = time.monotonic() + BUSY_WAIT_MAX_S
+    while True:
+        try:
+            return Storage.open_file(path, read_only=read_only)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EAGAIN):
+                hint = ""
+                if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY) and not read_only:
+                    hint = "use '-o ro' if it is meant to be read-only, else check its permissions and its file system"
+                raise CowfsError.from_os_error(error, f"open the pool {path}", hint) from None
+        if _mount_of(path) is not None or time.monotonic() >= deadline:
+            raise busy_error(path)
+        time.sleep(_BUSY_RETRY_INTERVAL_S)
 
 
 def open_store(path: str, *, read_only: bool, cache_bytes_max: int = 0, commit_interval_ms: int = 0) -> "Store":
@@ -89,10 +107,9 @@ def open_store(path: str, *, read_only: bool, cache_bytes_max: int = 0, commit_i
                      commit_interval_ms=commit_interval_ms)
     except OSError as error:
         storage.close()
-        raised = CowfsError.from_os_error(error, f"open the pool {path}")
-        if error.errno in (errno.EINVAL, errno.EPROTONOSUPPORT):
-            raised = CowfsError("not_cowfs", raised.message, raised.hint or "check the path")
-        raise raised from None
+        is_foreign = error.errno in (errno.EINVAL, errno.EPROTONOSUPPORT)
+        raised = CowfsError.from_os_error(error, f"open the pool {path}", "check the path" if is_foreign else "")
+        raise CowfsError("not_cowfs" if is_foreign else raised.code, raised.message, raised.hint) from None
 
 
 def describe_content(path: str) -> str | None:

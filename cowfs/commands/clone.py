@@ -1,7 +1,7 @@
 """Makes a volume called NAME whose content is the snapshot's.
 
-It is writable, costs nothing until it is changed, and is at DIR/.cowfs/volume/NAME/; 'mount.cowfs -o volume=NAME'
-mounts it by itself.
+It is writable, costs nothing until it is changed, and is at DIR/.cowfs/volume/NAME/ at once. A pool is mounted once:
+after it was unmounted, 'mount.cowfs -o volume=NAME' mounts the clone instead.
 """
 
 import argparse

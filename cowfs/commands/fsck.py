@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cowfs.commands.output import print_json
+from cowfs.commands.version import add_version
 from cowfs.errors import CowfsError
 from cowfs.pools import open_store
 
@@ -21,6 +22,7 @@ OPERATIONAL_ERROR = 8
 USAGE_ERROR = 16
 CANCELLED = 32
 SHOWN_MAX = 100
+ADVICE = "nothing was changed; copy what you need from a read-only mount (-o ro)"
 
 EPILOG = """\
 exit codes, as in fsck(8):
@@ -46,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", help="check the files of every snapshot, too")
     parser.add_argument("--data", action="store_true", help="read all data and compare its checksums")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_version(parser)
     return parser
 
 
@@ -55,12 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         checked, problems = check_pool(options)
     except CowfsError as error:
-        print(f"fsck.cowfs: {error}", file=sys.stderr)
         # What is too damaged to be opened is a finding; not to get at it is none.
-        return PROBLEMS if error.code == "damaged" else OPERATIONAL_ERROR
+        return _fail(error, PROBLEMS if error.code == "damaged" else OPERATIONAL_ERROR, as_json=options.json)
     except OSError as error:
-        print(f"fsck.cowfs: {CowfsError.from_os_error(error, f'check {options.pool}')}", file=sys.stderr)
-        return OPERATIONAL_ERROR
+        failure = CowfsError.from_os_error(error, f"check {options.pool}")
+        return _fail(failure, OPERATIONAL_ERROR, as_json=options.json)
     except KeyboardInterrupt:
         print("fsck.cowfs: interrupted; nothing was changed", file=sys.stderr)
         return CANCELLED
@@ -73,7 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"and {len(problems) - SHOWN_MAX} more; --json prints all")
         verdict = f"{len(problems)} problems" if problems else "clean"
         print(f"{options.pool}: {verdict} ({', '.join(checked)}; {time.monotonic() - started:.1f} s)")
+        if problems:
+            print(f"{options.pool}: {ADVICE}")
     return PROBLEMS if problems else CLEAN
+
+
+def _fail(error: CowfsError, status: int, *, as_json: bool) -> int:
+    """Says why there is no result, and returns the exit code, which is that of fsck(8)."""
+    print(f"fsck.cowfs: {error}", file=sys.stderr)
+    if as_json:
+        print_json({**error.to_json(), "exit_code": status})
+    return status
 
 
 def check_pool(options: argparse.Namespace) -> tuple[list[str], list[str]]:

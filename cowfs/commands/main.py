@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cowfs.commands.version import add_version
 from cowfs.errors import EXIT_CODE_HELP, CowfsError, ExitCode
 
 VERBS = {
@@ -38,11 +39,22 @@ def _epilog() -> str:
     return "\n".join(["verbs:", *lines, "", "See also: mkfs.cowfs, mount.cowfs, fsck.cowfs.", "", EXIT_CODE_HELP])
 
 
+def _fail(error: CowfsError, *, as_json: bool) -> int:
+    """Says what went wrong, for programs that asked for JSON also on the standard output. Returns the exit code."""
+    print(f"cowfs: {error}", file=sys.stderr)
+    if as_json:
+        from cowfs.commands.output import print_json
+
+        print_json(error.to_json())
+    return error.exit_code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="cowfs", usage="cowfs VERB [options] …", description=DESCRIPTION,
                                      epilog=_epilog(), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do; 'cowfs VERB --help' tells more")
+    add_version(parser)
     if not words:
         parser.print_help(sys.stderr)
         return ExitCode.USAGE
@@ -51,20 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb_parser = argparse.ArgumentParser(prog=f"cowfs {verb}", description=module.__doc__, epilog=EXIT_CODE_HELP,
                                           formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(verb_parser)
+    options = verb_parser.parse_args(words[1:])
     try:
-        result: int = module.run(verb_parser.parse_args(words[1:]))
+        result: int = module.run(options)
         sys.stdout.flush()
     except CowfsError as error:
-        print(f"cowfs: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(error, as_json=options.json)
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.OK
     except OSError as error:
         failure = CowfsError.from_os_error(error, f"{verb}{f' ({error.filename})' if error.filename else ''}")
-        print(f"cowfs: {failure}", file=sys.stderr)
-        return failure.exit_code
+        return _fail(failure, as_json=options.json)
     except KeyboardInterrupt:
         print(f"cowfs: {verb} was interrupted; what it asked the daemon for may still happen", file=sys.stderr)
         return ExitCode.ERROR

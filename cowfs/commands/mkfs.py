@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cowfs.commands.output import format_size
+from cowfs.commands.version import add_version
 from cowfs.errors import EXIT_CODE_HELP, CowfsError, ExitCode
 from cowfs.mount_options import DEFAULT_VOLUME
 from cowfs.mounting import mount_entries
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--metadata", choices=METADATA_COPIES, default="dup",
                         help="copies of the pool's structure: two, far apart (default), or one")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing when all went well")
+    add_version(parser)
     return parser
 
 

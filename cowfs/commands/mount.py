@@ -6,7 +6,7 @@ options (-o, separated by commas):
   commit=SECONDS      how long what was written may take to be durable without fsync (1)
   cache_mib=N         memory for the pool's own structure (96)
   suid, dev, exec     honour setuid bits (off), devices (off), programs (on)
-  noatime, sync, …    as in mount(8)
+  noatime, sync, …    as in mount(8); fusermount3, which mounts for users, knows ro, noexec, sync, dirsync and noatime
   allow_other         let other users in, when mounted by a user; root's mounts always do
   defaults, auto, user, nofail, _netdev, x-… are for others and ignored here
 """
@@ -18,13 +18,14 @@ import sys
 from collections.abc import Sequence
 
 from cowfs.commands.output import add_json, print_result
+from cowfs.commands.version import version
 from cowfs.daemon import MountRequest, serve_in_foreground, start
 from cowfs.errors import CowfsError, ExitCode
 from cowfs.mount_options import parse_options
 from cowfs.mounting import check_mountpoint
 from cowfs.pools import check_pool_path
 
-HELPER_USAGE = "usage: mount.cowfs POOL DIR [-sfnv] [-o OPTIONS]   ('cowfs mount --help' lists the options)"
+HELPER_USAGE = "usage: mount.cowfs POOL DIR [-sfnvV] [-o OPTIONS]   ('cowfs mount --help' lists the options)"
 # mount(8), "EXIT STATUS"
 HELPER_USAGE_ERROR = 1
 HELPER_SYSTEM_ERROR = 2
@@ -87,10 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mount_as_helper(words: list[str]) -> int:
-    options, places = getopt.gnu_getopt(words, "sfnvhN:o:t:", ["help"])
+    options, places = getopt.gnu_getopt(words, "sfnvVhN:o:t:", ["help", "version"])
     flags = {name for name, _value in options}
     if flags & {"-h", "--help"}:
         print(HELPER_USAGE)
+        return 0
+    if flags & {"-V", "--version"}:
+        print("mount.cowfs", version())
         return 0
     if len(places) != 2:
         raise getopt.GetoptError("one POOL and one DIR are needed")

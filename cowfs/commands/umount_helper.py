@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from cowfs.commands.umount import unmount_and_wait
+from cowfs.commands.version import version
 from cowfs.errors import CowfsError
 
-USAGE = "usage: umount.fuse.cowfs DIR [-flnrv] [-N namespace] [-t type.subtype]"
+USAGE = "usage: umount.fuse.cowfs DIR [-flnrvV] [-N namespace] [-t type.subtype]"
 USAGE_ERROR = 1
 FAILURE = 32
 
@@ -16,10 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes of umount(8). -r (read-only instead, when busy) has no meaning here: a busy mount is an error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options, places = getopt.gnu_getopt(words, "flnrvhN:t:", ["help"])
+        options, places = getopt.gnu_getopt(words, "flnrvVhN:t:", ["help", "version"])
         flags = {name for name, _value in options}
         if flags & {"-h", "--help"}:
             print(USAGE)
+            return 0
+        if flags & {"-V", "--version"}:
+            print("umount.fuse.cowfs", version())
             return 0
         if len(places) != 1:
             raise getopt.GetoptError("one DIR is needed")

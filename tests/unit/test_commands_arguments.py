@@ -1,6 +1,8 @@
 """What the commands understand before they reach a daemon: verbs, targets, sizes, options, exit codes."""
 
 import importlib
+import importlib.metadata
+import json
 import os
 import pathlib
 import subprocess
@@ -9,13 +11,14 @@ import time
 
 import pytest
 
+from cowfs.commands import fsck, mkfs, umount_helper
 from cowfs.commands import main as cowfs_command
 from cowfs.commands import mount as mount_command
-from cowfs.commands import umount_helper
 from cowfs.commands.output import format_size, format_time, print_table
+from cowfs.commands.snapshot import directory_and_name
 from cowfs.errors import EXIT_CODE_HELP, EXIT_CODE_OF, CowfsError, ExitCode
 from cowfs.mount_options import MS_NODEV, MS_NOSUID, MS_RDONLY, parse_options
-from cowfs.mounting import mount_above, mount_at, mount_entries
+from cowfs.mounting import fusermount_options, mount_above, mount_at, mount_entries
 from cowfs.pools import parse_size
 from cowfs.snapshots import (
     GUARD_PREFIX,
@@ -87,6 +90,16 @@ def test_a_path_that_is_not_on_cowfs(tmp_path: pathlib.Path, capsys: pytest.Capt
     assert all(line.startswith("cowfs: ") and "; " in line for line in lines) and len(lines) == 3
 
 
+def test_errors_as_json(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cowfs_command.main(["list", "--json", str(tmp_path)]) == ExitCode.NOT_COWFS
+    shown = capsys.readouterr()
+    error = json.loads(shown.out)
+    assert (error["code"], error["exit_code"]) == ("not_cowfs", 7)
+    assert shown.err == f"cowfs: {error['message']}; {error['hint']}\n"
+    assert cowfs_command.main(["list", str(tmp_path)]) == ExitCode.NOT_COWFS
+    assert capsys.readouterr().out == ""
+
+
 def test_a_directory_that_only_looks_like_a_mount(tmp_path: pathlib.Path) -> None:
     (tmp_path / ".cowfs").mkdir()
     (tmp_path / ".cowfs" / "socket").symlink_to("/dev/null")
@@ -115,6 +128,19 @@ def test_target_whose_snapshot_has_an_at_sign(tmp_path: pathlib.Path) -> None:
     assert split_target(f"{tmp_path}@a@b") == Target(str(tmp_path), "a@b")
     assert split_target(f"{tmp_path}/x@y@z") == Target(f"{tmp_path}/x@y", "z")
     assert split_target(f"{tmp_path}/x@y@a@b") == Target(f"{tmp_path}/x@y", "a@b")
+
+
+def test_snapshot_takes_either_form(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x@y").mkdir()
+    place = str(tmp_path)
+    assert directory_and_name(place, None) == (place, None)
+    assert directory_and_name(f"{place}@one", None) == (place, "one")
+    assert directory_and_name(f"{place}/x@y", None) == (f"{place}/x@y", None)
+    assert directory_and_name(f"{place}/x@y@one", None) == (f"{place}/x@y", "one")
+    for directory, name in ((f"{place}@one", "two"), (f"{place}/missing", None), (f"{place}/missing@one", None)):
+        assert directory_and_name(directory, name) == (directory, name)
+    with pytest.raises(CowfsError):
+        directory_and_name(f"{place}@", None)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\nb", "a\0b", "x" * 256, "ä" * 128, "\udcff", "\x1b[31m"])
@@ -189,6 +215,22 @@ def test_mount_options_that_are_refused(text: str) -> None:
     assert raised.value.exit_code == ExitCode.USAGE
 
 
+def test_what_fusermount_can_do_and_what_not() -> None:
+    always = {"subtype=cowfs", "default_permissions", "nosuid", "nodev", "fsname=/a\\,b"}
+    assert fusermount_options("/a,b", parse_options(["relatime"])) == always
+    asked = "ro,noexec,sync,dirsync,noatime"
+    assert fusermount_options("/a,b", parse_options([asked])) == always | set(asked.split(","))
+    assert fusermount_options("/a,b", parse_options([asked + ",rw,exec,async,atime,allow_other"])) == always | {
+        "allow_other", "dirsync"}
+
+
+@pytest.mark.parametrize("text", ["suid", "dev", "nosymfollow", "nodiratime", "strictatime", "lazytime"])
+def test_what_fusermount_cannot_do_is_refused(text: str) -> None:
+    with pytest.raises(CowfsError) as raised:
+        fusermount_options("/pool", parse_options([text]))
+    assert raised.value.code == "usage" and f"'{text}'" in raised.value.message
+
+
 def test_mount_helper_exit_codes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = tmp_path / "file"
     pool.write_bytes(b"no pool at all")
@@ -207,6 +249,26 @@ def test_mount_helper_exit_codes(tmp_path: pathlib.Path, capsys: pytest.CaptureF
     ):
         assert mount_command.main(words) == status, words
     assert "mount.cowfs: " in capsys.readouterr().err
+
+
+def test_versions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"cowfs-fs": "1.2.3"}[name])
+    for main in (cowfs_command.main, mkfs.main, fsck.main):
+        with pytest.raises(SystemExit) as ended:
+            main(["--version"])
+        assert ended.value.code == 0
+    assert mount_command.main(["-V"]) == umount_helper.main(["-V"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name} 1.2.3" for name in ("cowfs", "mkfs.cowfs", "fsck.cowfs", "mount.cowfs", "umount.fuse.cowfs")]
+
+
+def test_version_of_what_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert mount_command.main(["-V"]) == 0
+    assert capsys.readouterr().out == "mount.cowfs (not installed)\n"
 
 
 def test_umount_helper_exit_codes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,6 +297,12 @@ def test_output_formats(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("A", "LONG"), [("wide cell", "x")], bare=False)
     print_table(("A", "LONG"), [("wide cell", "x")], bare=True)
     assert capsys.readouterr().out == "A          LONG\nwide cell  x\nwide cell\tx\n"
+
+
+def test_every_error_has_a_next_step() -> None:
+    hints = {code: CowfsError(code, "cause").hint for code in EXIT_CODE_OF}
+    assert all(hints.values()) and len(set(hints.values())) == len(hints)
+    assert CowfsError("busy", "cause", "wait").hint == "wait"
 
 
 def test_errors_keep_cause_and_next_step() -> None:

@@ -4,14 +4,18 @@ import contextlib
 import json
 import os
 import pathlib
+import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from btree import Storage
+from cowfs import pools
 from cowfs._native import FileSystem
 from cowfs.commands import fsck, mkfs
 from cowfs.errors import CowfsError, ExitCode
+from cowfs.mounting import FILE_SYSTEM_TYPE, MountEntry
 from cowfs.pools import describe_content, lock_holder, open_store
 
 
@@ -105,15 +109,43 @@ def test_targets_that_cannot_be_pools(tmp_path: pathlib.Path) -> None:
     assert make(tmp_path / "missing" / "pool", "--size", "64M") == ExitCode.NOT_FOUND
 
 
-def test_a_pool_in_use_is_refused_even_with_force(pool: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pool_in_use_is_refused_even_with_force(pool: pathlib.Path, capsys: pytest.CaptureFixture[str],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "BUSY_WAIT_MAX_S", 0.0)
     with contextlib.closing(Storage.open_file(str(pool))):
         assert lock_holder(str(pool)) == os.getpid()
         assert make(pool, "-f") == ExitCode.BUSY
         assert fsck.main([str(pool)]) == 8
         shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 2 and all(f"in use by process {os.getpid()}" in line for line in shown)
+    assert all("may still be writing after an unmount" in line for line in shown)
     assert lock_holder(str(pool)) is None
     assert fsck.main([str(pool)]) == 0
+
+
+def test_opening_waits_for_a_daemon_that_is_about_to_end(pool: pathlib.Path) -> None:
+    storage = Storage.open_file(str(pool))
+    started = time.monotonic()
+    closing = threading.Timer(0.3, storage.close)
+    closing.start()
+    try:
+        open_store(str(pool), read_only=True).close()
+    finally:
+        closing.join()
+    assert 0.2 < time.monotonic() - started < pools.BUSY_WAIT_MAX_S
+
+
+@pytest.mark.parametrize(("kind", "advice"), [
+    (FILE_SYSTEM_TYPE, "'cowfs umount /mnt/place'"), ("ext4", "it holds a ext4 file system: unmount that first")])
+def test_what_is_mounted_is_not_waited_for(pool: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kind: str,
+                                           advice: str) -> None:
+    entry = MountEntry("/mnt/place", "0:99", kind, os.path.realpath(pool))
+    monkeypatch.setattr(pools, "mount_entries", lambda: [entry])
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("it waits"))
+    with contextlib.closing(Storage.open_file(str(pool))), pytest.raises(CowfsError) as raised:
+        open_store(str(pool), read_only=False)
+    assert raised.value.code == "busy" and "mounted at /mnt/place" in raised.value.message
+    assert advice in raised.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"no pool " * (1 << 20), b"\0" * (20 << 20)])
@@ -145,7 +177,11 @@ def test_fsck_usage(pool: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.C
     assert "clean" in capsys.readouterr().out
     assert fsck.main([str(pool), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["problems"] == []
-    assert fsck.main([str(tmp_path / "missing")]) == 8
+    assert fsck.main([str(tmp_path / "missing"), "--json"]) == 8
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) | {"message": "", "hint": ""} == {
+        "code": "not_found", "message": "", "hint": "", "exit_code": 8}
+    assert json.loads(shown.out)["message"] in shown.err
     for words in ([], [str(pool), "-Z"]):
         with pytest.raises(SystemExit) as ended:
             fsck.main(words)
@@ -166,4 +202,5 @@ def test_fsck_finds_damage(pool: pathlib.Path, capsys: pytest.CaptureFixture[str
     pool.write_bytes(content)
     assert fsck.main([str(pool)]) == 0
     assert fsck.main([str(pool), "--data"]) == 4
-    assert "problem" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "problem" in shown and "nothing was changed; copy what you need from a read-only mount (-o ro)" in shown

@@ -17,7 +17,7 @@ LAYERS = (
     {"btree", "btree._store", "btree.records", "btree.reference"},
     {"cowfs", "cowfs._native", "cowfs.errors"},
     {"cowfs.snapshots", "cowfs.mount_options"},
-    {"cowfs.mounting"},
+    {"cowfs.mappings", "cowfs.mounting"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes"},
     {"cowfs.history"},
     {"cowfs.operations", "cowfs.control"},
