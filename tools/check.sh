@@ -1,5 +1,6 @@
 #!/bin/sh
-# Linters, types, warnings as errors, static analysis, C style. Reports everything it finds before it fails.
+# Linters, types, warnings as errors, static analysis, and the tests that hold what can be held of docs/C_STYLE.md.
+# Reports everything it finds before it fails.
 set -u
 cd "$(dirname "$0")/.."
 

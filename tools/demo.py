@@ -30,6 +30,7 @@ POOL_BYTES = 4 << 30
 FILES_MIN = 5000
 SNAPSHOTS_MIN = 1000
 SNAPSHOTS_PER_SECOND_MIN = 200
+SECONDS_MAX = 180
 SNAPSHOTS_VERIFIED = 8
 ROWS_PER_TRANSACTION = 20
 ROWS_MIN = 2000
@@ -69,6 +70,7 @@ class Report:
     """Says what happens while it happens, and at the end what happened and how fast."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
+    is_missed: bool = False
     started: float = field(default_factory=time.monotonic)
     is_terminal: bool = field(default_factory=sys.stdout.isatty)
 
@@ -88,6 +90,11 @@ class Report:
         yield step
         elapsed_s = time.monotonic() - step.started
         self.rows.append((title, f"{elapsed_s:.1f} s", step.outcome(elapsed_s)))
+
+    def miss(self, text: str) -> None:
+        """A figure that is promised and was not reached: the rest goes on, and the demonstration fails at its end."""
+        self.rows.append(("MISSED", "", text))
+        self.is_missed = True
 
     def table(self) -> None:
         if self.is_terminal:
@@ -381,14 +388,16 @@ def demonstrate(report: Report, pool: Pool, mountpoint: pathlib.Path, scratch: p
     with report.step("fsck.cowfs") as step:
         pool.check()
         step.text = f"clean; the pool takes {pool.path.stat().st_blocks * 512 >> 20} MiB on disk"
+    if len(taken) < SNAPSHOTS_MIN:
+        report.miss(f"{len(taken):,} snapshots instead of {SNAPSHOTS_MIN:,}")
     if rate < SNAPSHOTS_PER_SECOND_MIN:
-        note = f"{rate:.0f} snapshots/s: this machine is too slow or too busy for {SNAPSHOTS_PER_SECOND_MIN}/s"
-        report.rows.append(("note", "", note))
+        report.miss(f"{rate:.0f} snapshots/s instead of {SNAPSHOTS_PER_SECOND_MIN}/s")
 
 
 def commands_to_go_on(pool: pathlib.Path, mountpoint: pathlib.Path) -> str:
     def shown(path: pathlib.Path) -> str:
-        return str(path.relative_to(ROOT)) if pathlib.Path.cwd() == ROOT else str(path)
+        is_near = pathlib.Path.cwd() == ROOT and path.is_relative_to(ROOT)
+        return str(path.relative_to(ROOT)) if is_near else str(path)
 
     programs = pathlib.Path(sys.executable).parent
     return f"""The pool is still there. To look around in it:
@@ -449,10 +458,14 @@ def main() -> int:
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    report.rows.append(("altogether", f"{time.monotonic() - report.started:.1f} s", "everything verified"))
+    elapsed_s = time.monotonic() - report.started
+    report.rows.append(("altogether", f"{elapsed_s:.1f} s", "everything verified"))
+    if elapsed_s > SECONDS_MAX:
+        # Said, but no failure: most of it is the machine's and the network's time.
+        report.rows.append(("MISSED", "", f"{elapsed_s:.0f} s instead of {SECONDS_MAX} s at most"))
     report.table()
     print(commands_to_go_on(pool.path, mountpoint))
-    return 0
+    return 1 if report.is_missed else 0
 
 
 if __name__ == "__main__":

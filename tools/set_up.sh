@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes this checkout ready to build: installs the Debian packages that are missing, makes .venv with a Python of
-# 3.11 or newer and installs the Python packages of pyproject.toml into it. Quick when everything is there already.
+# Makes this checkout ready to build: installs the Debian packages that are missing, makes .venv with a Python from
+# 3.11 to 3.13 and installs the Python packages of pyproject.toml into it. Quick when everything is there already.
 #
 # With the argument `bench` also what the benchmarks compare with and measure by; nothing of that is started.
 #
@@ -15,7 +15,7 @@ EXTRAS=developer
 
 # Build needs, run-time needs, and what the tests drive the mounted file system with.
 PACKAGES="fuse3 libfuse3-dev libxxhash-dev libzstd-dev liblz4-dev liburing-dev pkg-config gcc libc6-dev make
-fio btrfs-progs rsync sqlite3 git attr acl clang-format util-linux procps"
+fio btrfs-progs rsync sqlite3 git attr acl util-linux procps"
 BENCH_PACKAGES="zfs-fuse dbench xfsprogs e2fsprogs"
 POLICY=/usr/sbin/policy-rc.d
 
@@ -84,12 +84,12 @@ install_bench_packages() {
     trap - EXIT INT TERM HUP
 }
 
-# An interpreter that can make virtual environments and has its headers.
+# An interpreter that pyproject.toml admits, that can make virtual environments and has its headers.
 suitable() {
     "$1" - <<'PYTHON' >/dev/null 2>&1
 import ensurepip, os, sys, sysconfig, venv
 headers = os.path.join(sysconfig.get_path("include"), "Python.h")
-sys.exit(not (sys.version_info >= (3, 11) and os.path.exists(headers)))
+sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and os.path.exists(headers)))
 PYTHON
 }
 
@@ -115,7 +115,7 @@ fi
 if [ ! -x $VENV/bin/python ] || ! suitable $VENV/bin/python; then
     if ! python=$(choose_python); then
         install_packages python3-venv python3-dev
-        python=$(choose_python) || { say "no Python 3.11 or newer with headers and venv found; set PYTHON"; exit 1; }
+        python=$(choose_python) || { say "no Python from 3.11 to 3.13 with headers and venv found; set PYTHON"; exit 1; }
     fi
     say "making $VENV with $("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"
     rm -rf $VENV

@@ -53,6 +53,13 @@ def test_random_run_with_fixed_seeds(seed: int, tmp_path: pathlib.Path) -> None:
     run(seed, tmp_path)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(100, 150))
+def test_random_run_with_many_seeds(seed: int, tmp_path: pathlib.Path) -> None:
+    run(seed, tmp_path)
+
+
 class FileSystemMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """History through the mount: exact snapshots, browsing them, rollback under a live mount, clones."""
 
 import concurrent.futures
-import contextlib
 import errno
 import os
 import pathlib
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -533,13 +533,42 @@ def test_held_snapshots_stay(mount: Mount) -> None:
 
 def test_df_and_status(mount: Mount) -> None:
     root = mount.directory
+    client = mount.client()
     (root / "file").write_bytes(os.urandom(20 * MIB))
     run("cowfs", "sync", root)
-    assert run("cowfs", "df", root).stdout
-    assert run("cowfs", "status", root).stdout
-    with contextlib.closing(open(root / "file", "rb")):
-        assert run_json("cowfs", "df", root)
-        assert run_json("cowfs", "status", root)
+    seen: list[tuple[dict[str, Any], os.statvfs_result]] = []
+
+    def is_quiet() -> bool:
+        """Figures of one moment: no checkpoint came between the two ways of asking."""
+        before, space, after = client.df(), os.statvfs(root), client.df()
+        seen.append((before, space))
+        return before == after
+
+    wait_until(is_quiet, "df stays the same")
+    figures, space = seen[-1]
+    assert figures["size_bytes"] == mount.pool.size_bytes
+    assert space.f_blocks * space.f_frsize == figures["size_bytes"] - figures["reserved_bytes"]
+    assert space.f_bfree * space.f_frsize == figures["free_bytes"] + figures["pending_bytes"]
+    assert space.f_bavail * space.f_frsize == figures["available_bytes"]
+    assert 20 * MIB < figures["used_bytes"] < 40 * MIB
+    printed = run_json("cowfs", "df", root)
+    assert (printed["pool"], printed["mountpoint"]) == (str(mount.pool.path), str(root))
+    row = run("cowfs", "df", "-H", "-p", root).stdout.rstrip("\n").split("\t")
+    assert row[0] == str(mount.pool.size_bytes)
+    assert row[5:] == [str(figures["reserved_bytes"]), str(mount.pool.path), str(root)]
+
+    with opened(root / "file", os.O_RDONLY):
+        # The kernel tells the daemon of a file that is closed a little later.
+        wait_until(lambda: client.status()["open_files"] == 1, "one file is open")
+        state = run_json("cowfs", "status", root)
+    assert (state["pool"], state["mountpoint"]) == (str(mount.pool.path), str(root))
+    assert (state["volume"], [volume["name"] for volume in state["volumes"]]) == ("main", ["main"])
+    assert state["pid"] == mount.daemon_pid()
+    assert (state["read_only"], state["failure"]) == (False, None)
+    fields = dict(line.split("\t") for line in run("cowfs", "status", "-H", root).stdout.splitlines())
+    assert fields["pool"] == str(mount.pool.path)
+    assert (fields["volume"], fields["state"]) == ("main", "writable")
+    assert fields["daemon"] == str(mount.daemon_pid())
 
 
 def test_help_is_quick_and_complete() -> None:
