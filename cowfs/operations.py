@@ -1,7 +1,8 @@
 """pyfuse3's request handlers over the verbs in cowfs._native: thin, and never the end of the mount.
 
 What reads or writes memory mostly (lookups, reads, writes) calls the verb directly on the event loop; what always waits
-for the medium goes to a worker thread (docs/CONCURRENCY.md lists both). A handler changes nothing but through one verb, so that every await is safe.
+for the medium goes to a worker thread (docs/CONCURRENCY.md lists both). A handler changes nothing but through one verb,
+so that every await is safe.
 """
 
 import errno
