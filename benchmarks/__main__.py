@@ -22,7 +22,7 @@ from benchmarks.method import Record, Run
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer, PeerFailed, first_line
 from benchmarks.plan import groups_of
-from benchmarks.report import META_NAME, TRIALS_NAME, render
+from benchmarks.report import META_NAME, TRIALS_NAME, merge, render
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -34,17 +34,22 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", dest="scale", action="store_const", const="quick", help="in five minutes (default)")
     scale.add_argument("--full", dest="scale", action="store_const", const="full", help="everything, in hours")
+    scale.add_argument("--medium", dest="scale", action="store_const", const="medium", help="everything, smaller, "
+                       "the slow groups once, in at most 40 minutes")  # fmt: skip
     scale.add_argument("--smoke", dest="scale", action="store_const", const="smoke",
                        help="everything, so small that the figures mean nothing")  # fmt: skip
     parser.add_argument("--peers", help=f"names, separated by commas, of: {', '.join(PEERS)}")
     parser.add_argument(
         "--jobs", default="", metavar="PATTERN", help="a regular expression for names of jobs or groups"
     )
-    parser.add_argument("--media", help=f"of: {', '.join(MEDIA)} (quick: memory; others: both)")
+    parser.add_argument("--media", help=f"of: {', '.join(MEDIA)} (full: both; others: memory)")
+    parser.add_argument("--minutes", type=float, help="nothing is begun that would probably end later")
     parser.add_argument("--repetitions", type=int, help="how often each job is measured")
-    parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="where the results go (full: "
-                        "benchmarks/results/DATE, others: build/benchmarks/SCALE)")  # fmt: skip
+    parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="where the results go (full and "
+                        "medium: benchmarks/results/DATE, others: build/benchmarks/SCALE)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of everything that is random here (1)")
+    parser.add_argument("--merge", type=pathlib.Path, nargs=2, metavar=("FOLDER", "EXTRA"), help="only add the results "
+                        "EXTRA of another run to those in FOLDER, replacing what it measured again")  # fmt: skip
     parser.add_argument("--render", type=pathlib.Path, metavar="FOLDER", help="only render the report of a run again")
     parser.add_argument("--list", action="store_true", help="only list jobs and peers")
     parser.set_defaults(scale="quick")
@@ -83,7 +88,7 @@ def describe_run(
         "scale": scale.name,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "revision": revision(),
-        "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
+        "commands": [" ".join(["python", "-m", "benchmarks", *sys.argv[1:]])],
         "seed": options.seed,
         "machine": describe(),
         "programs": {"fio": first_line("fio", "--version")},
@@ -110,7 +115,7 @@ def describe_run(
 def output_folder(options: argparse.Namespace) -> pathlib.Path:
     if options.output:
         folder: pathlib.Path = options.output
-    elif options.scale == "full":
+    elif options.scale in ("medium", "full"):
         folder = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     else:
         folder = ROOT / "build" / "benchmarks" / options.scale
@@ -144,7 +149,7 @@ def measure(options: argparse.Namespace, folder: pathlib.Path, media: list[str],
     record = Record(folder / TRIALS_NAME)
     repetitions = options.repetitions or scale.repetitions
     run = Run(scale, peers, groups, media, repetitions, surroundings.folder, Watch(surroundings.outer_proc), record,
-              options.seed)  # fmt: skip
+              options.seed, options.minutes * 60 if options.minutes else scale.time_limit_seconds)  # fmt: skip
     meta["repetitions_wanted"] = repetitions
     (folder / META_NAME).write_text(json.dumps(meta, indent=2) + "\n")
     try:
@@ -178,13 +183,17 @@ def as_root() -> None:
 
 def main() -> int:
     options = parse_arguments()
+    if options.merge:
+        merge(*options.merge)
+        print(render(options.merge[0]))
+        return 0
     if options.render:
         print(render(options.render))
         return 0
     if options.list:
         return show_list(SCALES[options.scale])
     as_root()
-    media = names_from(options.media, [*MEDIA], ["memory"] if options.scale == "quick" else [*MEDIA], "medium")
+    media = names_from(options.media, [*MEDIA], [*MEDIA] if options.scale == "full" else ["memory"], "medium")
     check_media(media, SCALES[options.scale])
     random.seed(options.seed)
     folder = output_folder(options)

@@ -58,11 +58,22 @@ def mount(source: str, target: str, kind: str, flags: int = 0) -> None:
     _check(_libc.mount(*words, ctypes.c_ulong(flags), None), f"mount {kind} at {target}")
 
 
+_interrupted_by: list[str] = []
+
+
 def _raise_once(number: int, frame: FrameType | None) -> None:
     """What follows the first signal must not interrupt the taking down."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(signal.Signals(number).name)
+    _interrupted_by.append(signal.Signals(number).name)
+    check_interrupted()
+
+
+def check_interrupted() -> None:
+    """Raises Interrupted again when a signal has come. For whoever goes on after a failure: taking down may have failed
+    because of the signal, and its exception is then all that is seen."""
+    if _interrupted_by:
+        raise Interrupted(_interrupted_by[0])
 
 
 def _exit_code(status: int) -> int:

@@ -46,7 +46,11 @@ class Scale:
     attempts: int
     """How often a trial is made when something disturbs it."""
     time_limit_seconds: float | None = None
-    """No repetition is begun that would probably end after this."""
+    """Nothing is begun that would probably end after this."""
+    throughput_writes: tuple[str, ...] = ("",)
+    """Which of the write jobs are measured while snapshots are taken, by the beginning of their names."""
+    slow_repetitions: int = 1
+    """Of the groups that take minutes each."""
 
 
 SCALES = {
@@ -71,11 +75,11 @@ SCALES = {
         Scale(
             name="quick",
             disk_bytes=1536 * MIB,
-            file_bytes=48 * MIB,
-            seconds=0.7,
+            file_bytes=32 * MIB,
+            seconds=0.5,
             file_count=1000,
-            tree_files_max=500,
-            snapshot_seconds=0.7,
+            tree_files_max=150,
+            snapshot_seconds=0.5,
             repetitions=3,
             snapshots_present=(10, 100),
             snapshot_fill_seconds=5,
@@ -84,6 +88,24 @@ SCALES = {
             quiet_wait_seconds=1,
             attempts=2,
             time_limit_seconds=270,
+        ),
+        Scale(
+            name="medium",
+            disk_bytes=2048 * MIB,
+            file_bytes=96 * MIB,
+            seconds=0.7,
+            file_count=2000,
+            tree_files_max=800,
+            snapshot_seconds=0.7,
+            repetitions=5,
+            snapshots_present=(10, 1_000, 10_000),
+            snapshot_fill_seconds=10,
+            growth_file_counts=(0, 10_000),
+            pool_sizes_bytes=(1 << 30, 4 << 30, 16 << 30),
+            quiet_wait_seconds=5,
+            attempts=2,
+            time_limit_seconds=40 * 60,
+            throughput_writes=("sequential_write_1m", "random_write_4k", "random_write_direct_16", "fsync_1"),
         ),
         Scale(
             name="full",
@@ -100,6 +122,7 @@ SCALES = {
             pool_sizes_bytes=(1 << 30, 4 << 30, 16 << 30, 64 << 30),
             quiet_wait_seconds=30,
             attempts=3,
+            slow_repetitions=5,
         ),
     )
 }
@@ -206,6 +229,8 @@ class Group:
     jobs: tuple[Job, ...]
     disk_bytes: int | None = None
     """A sparse disk of this size instead of the run's own."""
+    is_slow: bool = False
+    """Takes minutes: smaller scales repeat it less."""
 
 
 def destroy_all_snapshots(context: Context) -> None:

@@ -65,10 +65,10 @@ def files_jobs(count: int) -> tuple[Job, ...]:
 
 def growth_groups(scale: Scale) -> tuple[Group, ...]:
     files = tuple(job for count in scale.growth_file_counts for job in files_jobs(count))
-    groups = [Group("growth_files", "Growth: files", files)]
+    groups = [Group("growth_files", "Growth: files", files, is_slow=True)]
     for size_bytes in scale.pool_sizes_bytes:
         gib = size_bytes >> 30
         job = Job(f"mount_{gib}_gib", f"mounting a pool of {gib} GiB", "seconds", "s", mount, lower_is_better=True,
                   needs=frozenset({DISK}))  # fmt: skip
-        groups.append(Group(f"growth_{gib}_gib", "Growth: pool size", (job,), disk_bytes=size_bytes))
+        groups.append(Group(f"growth_{gib}_gib", "Growth: pool size", (job,), disk_bytes=size_bytes, is_slow=True))
     return tuple(groups)

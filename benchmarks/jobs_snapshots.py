@@ -1,6 +1,7 @@
 """What snapshots cost: how many per second, what they do to writers, whether having many matters, deletion, clones,
 rollback, space."""
 
+import contextlib
 import itertools
 import os
 import threading
@@ -183,7 +184,10 @@ def throughput_job(write: WriteJob, rate_per_second: int) -> Job:
     )
 
 
-THROUGHPUT_JOBS = tuple(throughput_job(write, rate) for write in WRITES for rate in RATES_PER_SECOND)
+def throughput_jobs(writes: tuple[str, ...]) -> tuple[Job, ...]:
+    """Of the write jobs whose names begin so, each at every rate."""
+    chosen = [write for write in WRITES if write.name.startswith(writes)]
+    return tuple(throughput_job(write, rate) for write in chosen for rate in RATES_PER_SECOND)
 
 
 # ---- many snapshots present
@@ -236,11 +240,13 @@ def present_job(present: int) -> Job:
 
 
 def top_up(context: Context) -> None:
-    """So many at least as the first of the jobs with many snapshots has."""
-    least = context.scale.snapshots_present[0]
+    """So many at least as the second of the jobs with many snapshots has: fewer would measure the start of deletion."""
+    least = context.scale.snapshots_present[1]
     context.state["present"] = len(context.snapshots.names())
     if context.state["present"] < least:
-        fill_up(context, least)
+        # A peer that cannot make so many in time deletes what it has made.
+        with contextlib.suppress(NotPossible):
+            fill_up(context, least)
 
 
 def deletion_job(
@@ -335,6 +341,7 @@ def many_jobs(present: tuple[int, ...]) -> tuple[Job, ...]:
     return (
         *(present_job(count) for count in present),
         deletion_job("delete_every_second", "deleting every second snapshot", every_second, top_up),
+        deletion_job("delete_all", "deleting all snapshots", list, top_up),
         Job(
             "fsync_while_deleting",
             "4 KiB write + fsync while snapshots are deleted, p99",
@@ -346,7 +353,6 @@ def many_jobs(present: tuple[int, ...]) -> tuple[Job, ...]:
             prepare=prepare_deletion,
             again=NEVER,
         ),
-        deletion_job("delete_all", "deleting all snapshots", list, top_up),
     )
 
 

@@ -94,7 +94,7 @@ class Watch:
             time.sleep(QUIET_WINDOW_S)
             after = read_times()
             busy = after.busy_s + after.steal_s - before.busy_s - before.steal_s
-            share = busy / max(busy + after.idle_s - before.idle_s, 1e-9)
+            share = max(0.0, busy) / max(busy + after.idle_s - before.idle_s, 1e-9)
             waited_s = time.monotonic() - started
             if share <= QUIET_BUSY_SHARE_MAX or waited_s >= wait_seconds:
                 return share, waited_s

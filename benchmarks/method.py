@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.ground import Disk, drop_caches, make_disk
+from benchmarks.isolation import check_interrupted
 from benchmarks.jobs import FRESH_VOLUME, NEVER, Context, Group, Job, NotPossible, Outcome, Scale
 from benchmarks.machine import Load, Observation, Watch
 from benchmarks.peers.base import DISK, Peer, Volume
@@ -132,48 +133,54 @@ class Run:
     watch: Watch
     record: Record
     seed: int
+    time_limit_s: float | None
     began: float = dataclasses.field(default_factory=time.monotonic)
-    done: int = 0
+    _took_s: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:7.1f} s] {text}", flush=True)
 
     def measure(self) -> int:
-        """The number of repetitions that were made of every group, at least."""
-        made = 0
-        longest_s = 0.0
+        """The number of whole repetitions that were made."""
         with contextlib.ExitStack() as stack:
-            disks = {
-                medium: stack.enter_context(make_disk(medium, self.folder, self.scale.disk_bytes))
-                for medium in self.media
-            }
-            for medium, disk in disks.items():
-                self.say(f"{medium}: {disk.path}, {disk.size_bytes >> 20} MiB, direct-io {disk.is_direct()}")
+            disks = [
+                stack.enter_context(make_disk(medium, self.folder, self.scale.disk_bytes)) for medium in self.media
+            ]
+            for disk in disks:
+                self.say(f"{disk.medium}: {disk.path}, {disk.size_bytes >> 20} MiB, direct-io {disk.is_direct()}")
             for repetition in range(self.repetitions):
-                limit_s = self.scale.time_limit_seconds
-                if limit_s and made and time.monotonic() - self.began + longest_s > limit_s:
-                    self.say(f"no time for another repetition: {made} of {self.repetitions} made")
-                    break
-                began = time.monotonic()
-                for disk in disks.values():
-                    self.repeat(disk, repetition)
-                longest_s = max(longest_s, time.monotonic() - began)
-                made += 1
-        return made
+                for disk in disks:
+                    if not self.repeat(disk, repetition):
+                        self.say(f"no time for more: {repetition} of {self.repetitions} whole repetitions made")
+                        return repetition
+        return self.repetitions
 
-    def repeat(self, disk: Disk, repetition: int) -> None:
-        """One repetition of everything on one medium; each peer comes first once."""
-        for number, group in enumerate(self.groups):
+    def repeat(self, disk: Disk, repetition: int) -> bool:
+        """One repetition of everything on one medium, the peers in another order each time; the slow groups come
+        last. False when the time was over before the end."""
+        for number, group in enumerate(sorted(self.groups, key=lambda group: group.is_slow)):
+            if group.is_slow and repetition >= self.scale.slow_repetitions:
+                continue
+            began = time.monotonic()
+            key = (disk.medium, group.name)
+            limit_s = self.time_limit_s
+            if limit_s is not None and began - self.began + self._took_s.get(key, 0.0) > limit_s:
+                return False
             turn = (repetition + number) % len(self.peers)
             for peer in self.peers[turn:] + self.peers[:turn]:
-                if DISK not in peer.abilities and disk.medium != self.media[0]:
-                    # What uses no disk is the same on all of them.
-                    continue
-                with contextlib.ExitStack() as stack:
-                    used = disk
-                    if group.disk_bytes is not None:
-                        used = stack.enter_context(make_disk(disk.medium, self.folder, group.disk_bytes, sparse=True))
-                    GroupRun(self, used, group, peer, repetition).run()
+                self.run_group(disk, group, peer, repetition)
+            self._took_s[key] = time.monotonic() - began
+        return True
+
+    def run_group(self, disk: Disk, group: Group, peer: Peer, repetition: int) -> None:
+        if DISK not in peer.abilities and disk.medium != self.media[0]:
+            # What uses no disk is the same on all of them.
+            return
+        with contextlib.ExitStack() as stack:
+            used = disk
+            if group.disk_bytes is not None:
+                used = stack.enter_context(make_disk(disk.medium, self.folder, group.disk_bytes, sparse=True))
+            GroupRun(self, used, group, peer, repetition).run()
 
 
 class GroupRun:
@@ -232,12 +239,14 @@ class GroupRun:
 
     def run_job(self, job: Job) -> None:
         for attempt in range(self.run_all.scale.attempts):
+            check_interrupted()
             trial = self.trial_of(job, attempt)
             try:
                 self.attempt(job, trial)
             except NotPossible as error:
                 trial.reason = str(error)
             except Exception as error:
+                check_interrupted()
                 trial.error = f"{type(error).__name__}: {error}"[:1000]
                 traceback.print_exc(file=sys.stderr)
             self.run_all.record.add(trial)

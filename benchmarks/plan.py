@@ -1,5 +1,6 @@
 """Which jobs run on which scale."""
 
+import dataclasses
 import re
 
 from benchmarks.jobs import Group, Job, Scale
@@ -7,20 +8,16 @@ from benchmarks.jobs_files import SMALL_FILE_JOBS, TREE_JOBS
 from benchmarks.jobs_fio import READ_JOBS, WRITE_JOBS
 from benchmarks.jobs_growth import growth_groups
 from benchmarks.jobs_programs import PROGRAM_JOBS
-from benchmarks.jobs_snapshots import OTHER_SNAPSHOT_JOBS, RATE_JOBS, THROUGHPUT_JOBS, many_jobs
+from benchmarks.jobs_snapshots import OTHER_SNAPSHOT_JOBS, RATE_JOBS, many_jobs, throughput_jobs
 
 # All on one volume, because making one takes as long as two of these jobs.
 QUICK = (
     "sequential_write_1m",
     "sequential_write_4k",
     "random_write_4k",
-    "random_write_direct_1",
     "random_write_direct_16",
     "fsync_1",
-    "fsync_4",
-    "sequential_read_cold",
     "random_read_cold",
-    "random_read_cached",
     "mixed_70_30",
     "create",
     "stat_cold",
@@ -30,7 +27,6 @@ QUICK = (
     "sqlite_rollback",
     "snapshot_rate_1",
     "snapshot_rate_16",
-    "snapshot_rate_1_unsynced",
     "clone",
 )
 
@@ -43,9 +39,19 @@ def all_groups(scale: Scale) -> tuple[Group, ...]:
         Group("tree", "A source tree", TREE_JOBS),
         Group("programs", "Programs", PROGRAM_JOBS),
         Group("snapshot_rate", "Snapshots: rate", RATE_JOBS),
-        Group("snapshot_throughput", "Snapshots: writers meanwhile", THROUGHPUT_JOBS),
-        Group("snapshot_many", "Snapshots: many present, and deletion", many_jobs(scale.snapshots_present)),
         Group("snapshot_other", "Snapshots: clones, rollback, space", OTHER_SNAPSHOT_JOBS),
+        Group(
+            "snapshot_throughput",
+            "Snapshots: writers meanwhile",
+            throughput_jobs(scale.throughput_writes),
+            is_slow=True,
+        ),
+        Group(
+            "snapshot_many",
+            "Snapshots: many present, and deletion",
+            many_jobs(scale.snapshots_present),
+            is_slow=True,
+        ),
         *growth_groups(scale),
     )
 
@@ -64,5 +70,5 @@ def groups_of(scale: Scale, pattern: str = "") -> tuple[Group, ...]:
     for group in groups:
         jobs_wanted = tuple(job for job in group.jobs if wanted(group, job))
         if jobs_wanted:
-            chosen.append(Group(group.name, group.title, jobs_wanted, group.disk_bytes))
+            chosen.append(dataclasses.replace(group, jobs=jobs_wanted))
     return tuple(chosen)

@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from benchmarks.method import Summary, Trial, kept_trials, ratio, read_trials, summarize
+from benchmarks.method import Record, Summary, Trial, kept_trials, ratio, read_trials, summarize
 
 META_NAME = "meta.json"
 TRIALS_NAME = "trials.jsonl.gz"
@@ -44,6 +44,10 @@ class Results:
             medium = self.media[0]
         return self._trials.get((medium, peer, job), [])
 
+    def was_tried(self, medium: str, job: str) -> bool:
+        """Whether the job was part of the run on this medium."""
+        return any((medium, peer, job) in self._trials for peer in self.peers)
+
     def summary(self, medium: str, peer: str, job: str, figure: str) -> Summary | None:
         measured = [one for one in self.trials(medium, peer, job) if one.is_measured and figure in one.figures]
         if not measured:
@@ -76,6 +80,26 @@ class Results:
                 for percentile, value in trial.distribution_us.items():
                     values[float(percentile)].append(value)
         return {percentile: summarize(found).median for percentile, found in sorted(values.items())}
+
+
+def merge(folder: pathlib.Path, extra: pathlib.Path) -> None:
+    """Adds a run to the results of another of the same scale and machine, replacing what it measured again."""
+    meta, added = (json.loads((each / META_NAME).read_text()) for each in (folder, extra))
+    for name in ("scale", "machine", "sizes", "device"):
+        if meta[name] != added[name]:
+            raise ValueError(f"{extra} differs from {folder} in its {name}")
+    trials = read_trials(extra / TRIALS_NAME)
+    again = {(trial.medium, trial.job) for trial in trials}
+    trials = [one for one in read_trials(folder / TRIALS_NAME) if (one.medium, one.job) not in again] + trials
+    known = {job["name"] for job in meta["jobs"]}
+    meta["jobs"] += [job for job in added["jobs"] if job["name"] not in known]
+    meta["media"] += [medium for medium in added["media"] if medium not in meta["media"]]
+    meta["commands"] += added["commands"]
+    record = Record(folder / TRIALS_NAME)
+    for trial in trials:
+        record.add(trial)
+    record.close()
+    (folder / META_NAME).write_text(json.dumps(meta, indent=2) + "\n")
 
 
 def load(folder: pathlib.Path) -> Results:
@@ -124,7 +148,9 @@ def group_sections(results: Results, medium: str) -> list[str]:
     lines = []
     groups = {job["group"]: job["group_title"] for job in results.jobs}
     for group, title in groups.items():
-        jobs = [job for job in results.jobs if job["group"] == group]
+        jobs = [job for job in results.jobs if job["group"] == group and results.was_tried(medium, job["name"])]
+        if not jobs:
+            continue
         rows = []
         for job in jobs:
             better = "less is better" if job["lower_is_better"] else "more is better"
@@ -241,7 +267,7 @@ def method_section(results: Results) -> list[str]:
         f"- **Load:** of {len(trials)} trials {disturbed} were disturbed by other processes or the hypervisor and "
         f"were made again where that was possible; {kept_disturbed} of the trials in the tables are, marked \\*.{busy}",
         f"- Revision `{meta['revision']}`, begun {meta['started']}, seed {meta['seed']}, "
-        f"`{' '.join(meta['command'])}`. Raw results, fio's JSON and job files included: "
+        f"{', '.join(f'`{command}`' for command in meta['commands'])}. Raw results, fio's JSON and job files included: "
         f"[{TRIALS_NAME}]({TRIALS_NAME}), [{META_NAME}]({META_NAME}); "
         "`python -m benchmarks --render FOLDER` makes this report of them.",
         "",

@@ -1,5 +1,6 @@
 """The benchmarks' method and report, on made-up results, and that their parts fit together. Nothing is timed here."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import isolation, machine, method, report
+from benchmarks import isolation, machine, method, profiling, report
 from benchmarks.__main__ import parse_arguments
 from benchmarks.jobs import SCALES, percentiles_us
 from benchmarks.jobs_fio import figures_of, job_file
@@ -67,6 +68,61 @@ def test_record_keeps_every_trial(tmp_path: pathlib.Path) -> None:
         record.add(one)
     record.close()
     assert read_trials(tmp_path / "trials.gz") == trials
+
+
+class FakeDisk:
+    path, size_bytes = "/dev/null", 1 << 20
+
+    def __init__(self, medium: str) -> None:
+        self.medium = medium
+
+    def is_direct(self) -> bool:
+        return True
+
+
+def run_of_fakes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, time_limit_s: float | None
+) -> tuple[int, list[tuple[int, str, str]]]:
+    """Repetitions made, and repetition, group and peer of all that was run, in order."""
+    order: list[tuple[int, str, str]] = []
+
+    def run_group(self: method.Run, disk: Any, group: Any, peer: Any, repetition: int) -> None:
+        order.append((repetition, group.name, peer.name))
+        monkeypatch.setattr(clock, "now_s", clock.now_s + 10)
+
+    class Clock:
+        now_s = 0.0
+
+    clock = Clock()
+    monkeypatch.setattr(method.time, "monotonic", lambda: clock.now_s)
+    monkeypatch.setattr(method.Run, "run_group", run_group)
+    monkeypatch.setattr(method, "make_disk", lambda medium, *_: contextlib.nullcontext(FakeDisk(medium)))
+    slow, quick = (dataclasses.replace(groups_of(SCALES["smoke"], name)[0]) for name in ("snapshot_many", "reads"))
+    peers = [PEERS[name]() for name in ("cowfs", "btrfs")]
+    record, watch = Record(tmp_path / "trials.gz"), machine.Watch(os.open("/proc", os.O_RDONLY))
+    run = method.Run(
+        SCALES["smoke"], peers, (slow, quick), ["memory"], 3, tmp_path, watch, record, 1, time_limit_s, 0.0
+    )
+    try:
+        return run.measure(), order
+    finally:
+        record.close()
+        os.close(watch.outer_proc)
+
+
+def test_peers_take_turns_and_slow_groups_come_last(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, order = run_of_fakes(tmp_path, monkeypatch, time_limit_s=None)
+    assert made == 3
+    assert order[:4] == [(0, "reads", "cowfs"), (0, "reads", "btrfs"), (0, "snapshot_many", "btrfs"),
+                         (0, "snapshot_many", "cowfs")]  # fmt: skip
+    assert order[4:] == [(1, "reads", "btrfs"), (1, "reads", "cowfs"), (2, "reads", "cowfs"), (2, "reads", "btrfs")]
+
+
+def test_nothing_is_begun_that_would_end_too_late(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 20 s for each of the two groups of the first repetition: one group of the second ends just in time.
+    made, order = run_of_fakes(tmp_path, monkeypatch, time_limit_s=65)
+    assert made == 2
+    assert {repetition for repetition, _, _ in order} == {0, 1}
 
 
 def test_percentiles() -> None:
@@ -150,6 +206,13 @@ def test_arguments() -> None:
         parse_arguments(["--full", "--quick"])
 
 
+def test_profile_is_added_up() -> None:
+    printed = "# comment\n40.00%;libc.so.6;[.] memcpy\n 10.50%;libc.so.6;[.] malloc\n  20.00%;[kernel];[k] schedule\n"
+    libraries, functions = profiling.parse_report(printed)
+    assert libraries == {"libc.so.6": 50.5, "[kernel]": 20}
+    assert functions["[kernel]: schedule"] == 20
+
+
 # ---- report
 
 
@@ -162,7 +225,7 @@ def meta(media: tuple[str, ...] = ("memory", "disk")) -> dict[str, Any]:
                 "group": "files", "group_title": "Small files"}  # fmt: skip
 
     return {
-        "scale": "quick", "started": "2024-02-03T04:05:06+00:00", "revision": "abc", "command": ["x"], "seed": 1,
+        "scale": "quick", "started": "2024-02-03T04:05:06+00:00", "revision": "abc", "commands": ["x"], "seed": 1,
         "machine": {"cpu": "test", "cpus": 2, "memory_gib": 1, "kernel": "6", "system": "s", "python": "3",
                     "virtual": True},
         "programs": {"fio": "fio-3"}, "device": {"size_bytes": 1 << 30, "block_size_bytes": 4096, "kind": "loop"},
@@ -222,6 +285,30 @@ def test_report_shows_everything(results_folder: pathlib.Path, monkeypatch: pyte
     assert "| Btrfs | 1 of 2 | 2.25× | 4.00× clone | 0.500× create files |" in text
     assert "10.0 / 90.0" in text and "2.50" in text, "latencies and write amplification"
     assert "`python -m benchmarks --render FOLDER`" in text
+
+
+def test_merge_replaces_what_was_measured_again(results_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    described = meta(("disk",))
+    described["jobs"] = [*described["jobs"][:1], described["jobs"][1] | {"name": "rollback", "title": "roll back"}]
+    (extra / report.META_NAME).write_text(json.dumps(described))
+    record = Record(extra / report.TRIALS_NAME)
+    for job, value in (("create", 7.0), ("rollback", 8.0)):
+        record.add(trial(job, medium="disk", figures={"value": value}))
+    record.close()
+    before = report.load(results_folder)
+    report.merge(results_folder, extra)
+    merged = report.load(results_folder)
+    assert [job["name"] for job in merged.jobs] == [*(job["name"] for job in before.jobs), "rollback"]
+    assert merged.meta["media"] == ["memory", "disk"] and merged.meta["commands"] == ["x", "x"]
+    values = [merged.summary(medium, "cowfs", "create", "value") for medium in ("memory", "disk")]
+    assert [value and (value.median, value.count) for value in values] == [(101, 3), (7, 1)]
+    assert merged.was_tried("disk", "rollback") and not merged.was_tried("memory", "rollback")
+    described["sizes"] = {}
+    (extra / report.META_NAME).write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="differs"):
+        report.merge(results_folder, extra)
 
 
 def test_report_is_the_same_again(results_folder: pathlib.Path) -> None:
