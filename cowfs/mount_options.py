@@ -42,15 +42,23 @@ _IGNORED_PREFIXES = ("x-", "X-", "comment=", "uhelper=", "helper=", "loop", "off
 _IMPLIED = {"user": ("noexec", "nosuid", "nodev"), "users": ("noexec", "nosuid", "nodev"),
             "owner": ("nosuid", "nodev"), "group": ("nosuid", "nodev")}
 
+_URING = ("auto", "on", "off")
+_CACHE = ("through", "back")
+
 
 class MountOptions(NamedTuple):
-    """Whatever a mount was asked for. 0 means default."""
+    """Whatever a mount was asked for. 0 means default. `pump`: requests are answered by the loop in C where it can;
+    `uring`: whether they come over io_uring, "auto" where the kernel has it switched on; `cache_back`: writes may wait
+    in the kernel's cache."""
 
     flags: int = MS_NOSUID | MS_NODEV
     volume: str = DEFAULT_VOLUME
     allow_other: bool = False
     commit_interval_ms: int = 0
     cache_bytes_max: int = 0
+    pump: bool = True
+    uring: str = "auto"
+    cache_back: bool = False
 
     @property
     def read_only(self) -> bool:
@@ -66,6 +74,14 @@ def _number(option: str, text: str, least: int, most: int) -> int:
         raise CowfsError("usage", f"mount option '{option}={text}' is out of range",
                          f"give a whole number from {least} to {most}")
     return int(text)
+
+
+def _choice(option: str, text: str, known: tuple[str, ...]) -> str:
+    if text not in known:
+        given = f"{option}={text}" if text else option
+        raise CowfsError("usage", f"mount option '{given}' is not understood",
+                         f"give one of {', '.join(f'{option}={word}' for word in known)}")
+    return text
 
 
 def parse_options(texts: list[str], *, sloppy: bool = False) -> MountOptions:
@@ -84,6 +100,12 @@ def parse_options(texts: list[str], *, sloppy: bool = False) -> MountOptions:
             options = options._replace(commit_interval_ms=1000 * _number(name, value, 1, 300))
         elif name == "cache_mib" and separator:
             options = options._replace(cache_bytes_max=_number(name, value, 8, 1 << 20) << 20)
+        elif word in ("pump", "nopump"):
+            options = options._replace(pump=word == "pump")
+        elif name == "uring":
+            options = options._replace(uring=_choice(name, value, _URING))
+        elif name == "cache":
+            options = options._replace(cache_back=_choice(name, value, _CACHE) == "back")
         elif word == "allow_other":
             options = options._replace(allow_other=True)
         elif word == "remount":

@@ -22,6 +22,7 @@ VERBS = {
     "sync": "write everything to the medium",
     "mount": "mount a pool",
     "umount": "unmount, and wait until everything is on disk",
+    "uring": "show or switch the kernel's FUSE over io_uring",
     "bench": "compare with other file systems, from a checkout of the source",
 }
 

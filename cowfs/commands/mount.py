@@ -5,6 +5,12 @@ options (-o, separated by commas):
   volume=NAME         the volume to mount, instead of 'main'
   commit=SECONDS      how long what was written may take to be durable without fsync (1)
   cache_mib=N         memory for the pool's own structure (96)
+  pump, nopump        answer requests by the loop in C where it can (the default), or all of them in Python
+  uring=auto          requests come over io_uring where the kernel has it switched on ('cowfs uring status');
+                      uring=on: not mounted without; uring=off: over /dev/fuse
+  cache=through       every write reaches the daemon before it returns, and is in the next snapshot; cache=back: writes
+                      may wait in the kernel's cache, which gathers small ones: quicker, and a snapshot holds those
+                      that were synced or written back before
   suid, dev, exec     honour setuid bits (off), devices (off), programs (on)
   noatime, sync, …    as in mount(8); fusermount3, which mounts for users, knows ro, noexec, sync, dirsync and noatime
   allow_other         let other users in, when mounted by a user; root's mounts always do

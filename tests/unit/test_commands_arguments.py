@@ -208,7 +208,28 @@ def test_mount_options() -> None:
     assert parse_options(["nonsense"], sloppy=True) == parse_options([])
 
 
-@pytest.mark.parametrize("text", ["nonsense", "commit=0", "commit=x", "cache_mib=", "volume=", "remount,ro", "uid=5"])
+def test_mount_options_of_the_way_to_the_kernel() -> None:
+    default = parse_options([])
+    assert (default.pump, default.uring, default.cache_back) == (True, "auto", False)
+    options = parse_options(["nopump,uring=off", "cache=back"])
+    assert (options.pump, options.uring, options.cache_back) == (False, "off", True)
+    assert parse_options(["nopump,pump,uring=off,uring=on,uring=auto,cache=back,cache=through"]) == default
+    assert parse_options(["uring=on"]).uring == "on"
+
+
+@pytest.mark.parametrize(("text", "choice"), [
+    ("uring", "uring=auto, uring=on, uring=off"), ("uring=yes", "uring=auto"), ("uring=", "uring=auto"),
+    ("cache=none", "cache=through, cache=back"), ("cache", "cache=through")])
+def test_mount_options_with_few_values_name_them(text: str, choice: str) -> None:
+    for sloppy in (False, True):
+        with pytest.raises(CowfsError) as raised:
+            parse_options([text], sloppy=sloppy)
+        assert raised.value.exit_code == ExitCode.USAGE
+        assert f"'{text.rstrip('=')}'" in raised.value.message and choice in raised.value.hint
+
+
+@pytest.mark.parametrize("text", ["nonsense", "commit=0", "commit=x", "cache_mib=", "volume=", "remount,ro", "uid=5",
+                                  "pump=1", "nouring"])
 def test_mount_options_that_are_refused(text: str) -> None:
     with pytest.raises(CowfsError) as raised:
         parse_options([text])
