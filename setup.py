@@ -41,24 +41,25 @@ if os.environ.get("COWFS_DEVELOPER") == "1":
     COMPILE_FLAGS.append("-Werror")
 
 
-def extension(name: str, files: list[str], depends: list[str]) -> Extension:
+def extension(name: str, files: list[str], depends: list[str], libraries: list[str]) -> Extension:
     return Extension(
         name,
         sources=files,
         depends=depends,
         include_dirs=["."],
-        libraries=["xxhash"],
+        libraries=libraries,
         extra_compile_args=COMPILE_FLAGS,
         extra_link_args=["-pthread"],
     )
 
 
 EXTENSIONS = [
-    extension("btree._store", sources("btree/native", binding=True), headers("btree/native")),
+    extension("btree._store", sources("btree/native", binding=True), headers("btree/native"), ["xxhash"]),
     extension(
         "cowfs._native",
         sources("cowfs/native", binding=True) + sources("btree/native", binding=False),
         headers("cowfs/native", "btree/native"),
+        ["xxhash", "uring"],
     ),
 ]
 

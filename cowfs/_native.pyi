@@ -98,3 +98,38 @@ class FileSystem:
     def check(self, object_id: int) -> list[str]:
         """Problems in one tree at file-system level: entries without inodes, link counts, back-references, extents
         that overlap or pass the end, orphans without records. Empty when sound."""
+
+PUMP_EVENT_ENDED: int
+PUMP_EVENT_FAILED: int
+PUMP_EVENT_ERROR: int
+
+@final
+class Pump:
+    """Threads that answer the kernel's requests without Python. Freeing it stops them."""
+
+    def __new__(cls, filesystem: FileSystem, device: int, forward: int, reserved: bytes, *, uring: bool = False,
+                threads: int = 2, writeback: bool = False, honours_setuid: bool = False) -> Self:
+        """Waits for the kernel's INIT on `device` and answers it. `forward`: one end of a SOCK_SEQPACKET pair, where
+        requests that C does not answer go as messages of /dev/fuse, a synthetic INIT first. The descriptors stay the
+        caller's and must stay open until this is freed. `reserved`: a name in the root that leads to a forwarded
+        node. OSError."""
+    def start(self) -> None:
+        """Starts the threads."""
+    def stop(self) -> None:
+        """Ends them when what they are doing is done. May be called again."""
+    def next_event(self) -> tuple[int, str, int, int] | None:
+        """(kind, request, node, negative errno); None when there is none."""
+    def latencies(self) -> list[tuple[str, bool, tuple[int, int, list[tuple[int, int]]]]]:
+        """(request, whether forwarded, (count, total_ns, [(upper bound in ns, count), …])) of each that came."""
+    @property
+    def uses_uring(self) -> bool: ...
+    @property
+    def reason(self) -> str:
+        """Why io_uring was wanted and is not used."""
+    @property
+    def open_files(self) -> int: ...
+    @property
+    def event_descriptor(self) -> int:
+        """Readable when there is an event."""
+    @property
+    def protocol_minor(self) -> int: ...

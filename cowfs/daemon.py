@@ -18,9 +18,8 @@ from cowfs.errors import CowfsError
 from cowfs.mount_options import MountOptions
 from cowfs.mounting import (
     Notifier,
-    find_fuse_descriptor,
-    fusermount_options,
     mount_as_root,
+    mount_as_user,
     mount_at,
     set_io_flusher,
     tune_device,
@@ -30,8 +29,11 @@ from cowfs.mounting import (
 if TYPE_CHECKING:
     import socket
 
+    import trio
+
     from btree import Store
     from cowfs.control import ControlServer
+    from cowfs.serving import PumpServer
     from cowfs.volumes import MountedPool
 
 log = logging.getLogger("cowfs")
@@ -215,6 +217,7 @@ class _Session:
         self._pool = pool
         self._listener = listener
         self._report: Report | None = report
+        self._pump: PumpServer | None = None
 
     def run(self) -> int:
         import trio
@@ -251,22 +254,25 @@ class _Session:
         import pyfuse3
 
         from cowfs.operations import Operations
+        from cowfs.serving import HandlerServer, PumpServer, choose_uring
 
         options = self._request.options
         operations = Operations(self._pool, honours_setuid=options.honours_setuid)
-        if os.geteuid() == 0:
-            descriptor = mount_as_root(self._request.pool_path, self._request.mountpoint, options)
-            pyfuse3.init(operations, f"/dev/fd/{descriptor}", set())
-        else:
+        uring = choose_uring(options)
+        mount = mount_as_root if os.geteuid() == 0 else mount_as_user
+        device = mount(self._request.pool_path, self._request.mountpoint, options)
+        served = device
+        if options.pump:
             try:
-                pyfuse3.init(operations, self._request.mountpoint,
-                             fusermount_options(self._request.pool_path, options))
-            except RuntimeError:
-                raise CowfsError("permission", f"fusermount3 could not mount at {self._request.mountpoint}",
-                                 "check that the directory is yours and that fuse3 is installed; '-o allow_other' "
-                                 "needs user_allow_other in /etc/fuse.conf") from None
-            descriptor = find_fuse_descriptor()
-        self._pool.notifier = Notifier(descriptor)
+                self._pump = PumpServer(self._pool, device, options, uring)
+            except BaseException:
+                os.close(device)  # or whoever touches the mountpoint waits for ever
+                raise
+            served = self._pump.forward.detach()
+        else:
+            HandlerServer(self._pool)
+        pyfuse3.init(operations, f"/dev/fd/{served}", set())
+        self._pool.notifier = Notifier(device)
 
     async def _serve(self, server: "ControlServer") -> None:
         import pyfuse3
@@ -275,7 +281,11 @@ class _Session:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.serve)
-                nursery.start_soon(self._watch_signals)
+                # Nothing is answered before that: whoever sees the mount may send a signal.
+                await nursery.start(self._watch_signals)
+                if self._pump is not None:
+                    nursery.start_soon(self._watch_pump, self._pump)
+                    self._pump.pump.start()
                 nursery.start_soon(self._confirm)
                 try:
                     await pyfuse3.main()
@@ -287,7 +297,16 @@ class _Session:
         finally:
             # Closes the connection: whoever still waits for an answer gets ENOTCONN instead.
             self._pool.notifier = None
+            if self._pump is not None:
+                self._pump.close()
             pyfuse3.close(unmount=False)
+
+    async def _watch_pump(self, pump: "PumpServer") -> None:
+        import pyfuse3
+
+        await pump.watch()
+        # While its socket is open still: libfuse takes the end of it for an error.
+        pyfuse3.terminate()
 
     async def _confirm(self) -> None:
         """Reports success when the mount has answered a request."""
@@ -297,16 +316,21 @@ class _Session:
         if os.geteuid() == 0:
             for failure in await trio.to_thread.run_sync(tune_device, self._request.mountpoint):
                 log.info("not tuned: %s", failure)
-        log.info("mounted %s (volume %s) at %s", self._request.pool_path, self._pool.volume_name,
-                 self._request.mountpoint)
+        transport = self._pool.transport.describe() if self._pool.transport else {}
+        log.info("mounted %s (volume %s) at %s, requests over %s %s", self._request.pool_path, self._pool.volume_name,
+                 self._request.mountpoint, transport["kind"],
+                 "and the pump" if transport["pump"] else "without the pump")
+        if transport["io_uring_refused"]:
+            log.info("FUSE over io_uring is not used: %s", transport["io_uring_refused"])
         self._tell(None)
 
-    async def _watch_signals(self) -> None:
+    async def _watch_signals(self, task_status: "trio.TaskStatus[None]") -> None:
         """SIGTERM and SIGINT unmount; files that are open then lose their mount."""
         import pyfuse3
         import trio
 
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 log.info("unmounting on %s", signal.Signals(number).name)
                 try:

@@ -2,12 +2,13 @@
 
 As root the daemon opens /dev/fuse and calls mount(2) itself; libfuse takes the descriptor as mountpoint "/dev/fd/N".
 So it holds the descriptor and can send the kernel notifications that libfuse does not know. Others mount through
-fusermount3, and the descriptor is found among the process's own.
+fusermount3, which passes the descriptor on.
 """
 
 import ctypes
 import errno
 import os
+import socket
 import stat
 import struct
 import subprocess
@@ -164,9 +165,7 @@ _ROOT_ONLY_WORDS = {
 
 
 def fusermount_options(pool: str, options: MountOptions) -> set[str]:
-    """Options for pyfuse3.init() when fusermount3 does the mounting; CowfsError for those that it cannot pass on. Not
-    max_read: libfuse refuses INIT when it finds that option and no equal value in its connection, which pyfuse3 has no
-    way to set."""
+    """Options for fusermount3; CowfsError for those that it cannot pass on."""
     refused = [word for flag, word in _ROOT_ONLY_WORDS.items() if options.flags & flag]
     refused += [word for flag, word in ((MS_NOSUID, "suid"), (MS_NODEV, "dev")) if not options.flags & flag]
     if refused:
@@ -181,15 +180,45 @@ def fusermount_options(pool: str, options: MountOptions) -> set[str]:
     return words
 
 
-def find_fuse_descriptor() -> int:
-    """This process's open /dev/fuse; there is one per daemon."""
-    for name in os.listdir("/proc/self/fd"):
+def mount_as_user(pool: str, mountpoint: str, options: MountOptions) -> int:
+    """Mounts through fusermount3, which is setuid and passes the /dev/fuse descriptor back over a socket (libfuse,
+    lib/mount.c)."""
+    words = fusermount_options(pool, options)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        os.set_inheritable(theirs.fileno(), True)
+        command = ["fusermount3", "-o", ",".join(sorted(words)), "--", mountpoint]
         try:
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                return int(name)
+            finished = subprocess.run(command, capture_output=True, text=True, check=False, pass_fds=(theirs.fileno(),),
+                                      env={**os.environ, "LC_ALL": "C", "_FUSE_COMMFD": str(theirs.fileno())})
         except FileNotFoundError:
-            continue  # the descriptor with which the listing itself was read
-    raise CowfsError("error", "the FUSE descriptor of this mount was not found", "check that /proc is mounted")
+            raise CowfsError("error", "fusermount3 was not found", "install fuse3, or mount as root") from None
+        if finished.returncode != 0:
+            raise CowfsError("permission", f"fusermount3 could not mount at {mountpoint}: {finished.stderr.strip()}",
+                             "check that the directory is yours; '-o allow_other' needs user_allow_other in "
+                             "/etc/fuse.conf")
+        _message, descriptors, _flags, _address = socket.recv_fds(ours, 1, 1)
+    if not descriptors:
+        raise CowfsError("error", "fusermount3 passed no descriptor", "check the version of fuse3: 3.10 or later")
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0]
+
+
+URING_PARAMETER = "/sys/module/fuse/parameters/enable_uring"
+
+
+def uring_parameter(*, switch_on: bool = False) -> bool | None:
+    """Whether the kernel offers FUSE over io_uring; None where it has no such thing."""
+    try:
+        if switch_on:
+            with open(URING_PARAMETER, "w", encoding="ascii") as parameter:
+                parameter.write("Y")
+        with open(URING_PARAMETER, encoding="ascii") as parameter:
+            return parameter.read(1) in "Y1"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CowfsError.from_os_error(error, "switch FUSE over io_uring on", "only root may") from None
 
 
 def unmount(mountpoint: str, *, lazy: bool = False, force: bool = False) -> None:

@@ -45,6 +45,7 @@ def guarded(handler: Handler[Parameters, Result]) -> Handler[Parameters, Result]
 
     @functools.wraps(handler)
     async def wrapper(self: "Operations", /, *arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+        started_ns = time.perf_counter_ns()
         try:
             return await handler(self, *arguments, **keywords)
         except FUSEError:
@@ -60,6 +61,8 @@ def guarded(handler: Handler[Parameters, Result]) -> Handler[Parameters, Result]
             self.pool.events["unexpected"] += 1
             log.exception("%s%r met something unexpected and answered EIO", handler.__name__, arguments[:2])
             raise FUSEError(errno.EIO) from None
+        finally:
+            self.pool.handler_latencies.add(handler.__name__, time.perf_counter_ns() - started_ns)
 
     return wrapper
 

@@ -7,11 +7,12 @@ others do memory work and are called on the event loop, where no handler runs me
 import logging
 import os
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from btree import SnapshotInfo, Store, VolumeInfo
 from cowfs._native import FileSystem
 from cowfs.errors import CowfsError
+from cowfs.latencies import HandlerLatencies
 from cowfs.mounting import Notifier
 from cowfs.snapshots import NameSource, check_name, hold_tags, with_hold_tags
 
@@ -25,6 +26,16 @@ def describe_snapshot(snapshot: SnapshotInfo) -> dict[str, Any]:
     return {"name": snapshot.name, "id": snapshot.id, "created_ns": snapshot.created_ns, "epoch": snapshot.epoch,
             "clone_count": snapshot.clone_count, "hold_count": snapshot.hold_count,
             "holds": hold_tags(snapshot.annotation) if snapshot.hold_count else []}
+
+
+class Transport(Protocol):
+    """How the mount's requests arrive."""
+
+    @property
+    def open_files(self) -> int: ...
+    def describe(self) -> dict[str, Any]: ...
+    def latencies(self) -> list[dict[str, Any]]:
+        """One for each kind of request that came."""
 
 
 class MountedPool:
@@ -48,6 +59,8 @@ class MountedPool:
         self.snapshots_node = 0
         self.history_changed_ns = self.started_ns
         self.open_files = 0
+        self.handler_latencies = HandlerLatencies()
+        self.transport: Transport | None = None
         self.events: dict[str, int] = {"unexpected": 0, "io_error": 0}
 
     # ---- finding
@@ -228,10 +241,13 @@ class MountedPool:
         statistics = self.store.statistics()
         uuid = statistics.pop("uuid")
         failed_errno = statistics.pop("failed_errno")
+        transport = self.transport
         return {"pool": self.pool_path, "label": statistics.pop("label"), "uuid": uuid.hex(),
                 "mountpoint": self.mountpoint, "volume": self.volume_name,
                 "read_only": self.read_only or statistics.pop("read_only"),
                 "failure": os.strerror(abs(failed_errno)) if failed_errno else None, "pid": os.getpid(),
                 "started_ns": self.started_ns, "log": self.log_path, "socket": self.socket_path,
-                "open_files": self.open_files, "events": dict(self.events), "volumes": self.list_volumes(),
-                "statistics": statistics}
+                "open_files": transport.open_files if transport else 0, "events": dict(self.events),
+                "transport": transport.describe() if transport else {},
+                "requests": transport.latencies() if transport else [],
+                "volumes": self.list_volumes(), "statistics": statistics}

@@ -19,6 +19,8 @@ from cowfs.daemon import log_path_of
 COMMANDS = pathlib.Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 60
 MIB = 1 << 20
+# What every mount made here is mounted with: the tests choose the transport by it.
+mount_options: list[str] = []
 
 
 class CommandFailed(Exception):
@@ -133,7 +135,7 @@ class Pool:
         if directory is None:
             directory = self.folder / f"{self.path.name}-mount-{len(self.mounts)}"
             directory.mkdir()
-        run("mount.cowfs", self.path, directory, *options)
+        run("mount.cowfs", self.path, directory, *mount_options, *options)
         assert is_mounted(directory)
         mount = Mount(self, directory)
         self.mounts.append(mount)

@@ -58,9 +58,15 @@ def _fields(state: dict[str, Any], exact: bool) -> list[tuple[str, str]]:
         ("pool", state["pool"]), ("label", state["label"] or "-"), ("uuid", state["uuid"]),
         ("mountpoint", state["mountpoint"]), ("volume", state["volume"]), ("state", health(state)),
         ("daemon", str(state["pid"])), ("since", format_time(state["started_ns"], exact=exact)),
+        ("requests over", state["transport"]["kind"] + ("" if state["transport"]["pump"] else ", without the pump")),
         ("log", state["log"]), ("open files", str(state["open_files"])), ("events", events),
     ]  # fmt: skip
+    if state["transport"]["io_uring_refused"]:
+        rows.append(("io_uring", f"not used: {state['transport']['io_uring_refused']}"))
     rows += [(f"volume {volume['name']}", f"{volume['snapshot_count']} snapshots") for volume in state["volumes"]]
+    rows += [(f"{request['request']} in {request['answered_in']}",
+              f"{request['count']} times, {request['mean_us']} us (p50 {request['p50_us']}, p99 {request['p99_us']})")
+             for request in state["requests"]]
     for name, value in state["statistics"].items():
         is_size = name.endswith(("_bytes", "_blocks")) and not exact
         size_bytes = value * (4096 if name.endswith("_blocks") else 1) if is_size else 0

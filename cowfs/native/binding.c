@@ -1,5 +1,6 @@
 /* The module `cowfs._native`: the type FileSystem, its life and views. */
 #include "binding.h"
+#include "binding_pump.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -411,6 +412,17 @@ static int add_attributes_alias(PyObject *module)
     return status;
 }
 
+/* The checks of its type and its store are one: only a FileSystem has a destructor of this module. */
+struct file_system_object *binding_file_system(PyObject *object)
+{
+    if (Py_TYPE(object)->tp_dealloc != (destructor)file_system_dealloc) {
+        PyErr_SetString(PyExc_TypeError, "a FileSystem is wanted");
+        return NULL;
+    }
+    struct file_system_object *self = (struct file_system_object *)object;
+    return binding_enter(self) ? self : NULL;
+}
+
 static int module_execute(PyObject *module)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, &file_system_spec, NULL);
@@ -426,6 +438,8 @@ static int module_execute(PyObject *module)
         status = PyModule_AddIntConstant(module, "ROOT_INODE", FILESYSTEM_ROOT_INODE);
     if (status == 0)
         status = PyModule_AddIntConstant(module, "INLINE_LENGTH_MAX", FILESYSTEM_INLINE_LENGTH_MAX);
+    if (status == 0)
+        status = binding_pump_add(module);
     return status;
 }
 

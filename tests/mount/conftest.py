@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from cowfs.mounting import URING_PARAMETER, uring_parameter
+from tools import scratch
 from tools.scratch import Mount, Pool
 
 
@@ -22,6 +24,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.skip(reason="/dev/fuse is missing or closed to this user: nothing can be mounted")
             )
+
+
+TRANSPORTS = {"io_uring": "uring=on", "device": "uring=off", "nopump": "nopump"}
+
+
+@pytest.fixture(
+    scope="session", autouse=True, params=os.environ.get("COWFS_TEST_TRANSPORT", ",".join(TRANSPORTS)).split(",")
+)
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every mounted test runs over each way that requests can take; COWFS_TEST_TRANSPORT names fewer."""
+    name = str(request.param)
+    before = uring_parameter()
+    if name == "io_uring" and (before is None or (not before and os.geteuid() != 0)):
+        pytest.skip("the kernel has no FUSE over io_uring (Linux 6.14), or only root may switch it on here")
+    scratch.mount_options[:] = ["-o", TRANSPORTS[name]]
+    yield name
+    scratch.mount_options.clear()
+    if before is False and uring_parameter():
+        pathlib.Path(URING_PARAMETER).write_text("N")
 
 
 def temporary_folder() -> pathlib.Path:

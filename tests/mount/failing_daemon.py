@@ -1,32 +1,20 @@
-"""`cowfs mount --foreground POOL DIRECTORY`, in which the verb readlink fails in a way that nobody foresaw."""
+"""`cowfs mount --foreground POOL DIRECTORY`, in which looking up `.cowfs/failing` fails in a way nobody foresaw."""
 
 import sys
-from typing import Any
 
-from cowfs import operations
+from cowfs import history
+from cowfs._native import Attributes
 from cowfs.commands.main import main
-from cowfs.volumes import MountedPool
+
+lookup = history.History.lookup
 
 
-class FailingFileSystem:
-    """Hands everything on but readlink."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def readlink(self, node: int) -> bytes:
-        raise ZeroDivisionError(f"readlink of {node}")
-
-
-class FailingOperations(operations.Operations):
-    def __init__(self, pool: MountedPool, *, honours_setuid: bool = False) -> None:
-        super().__init__(pool, honours_setuid=honours_setuid)
-        self.filesystem = FailingFileSystem(self.filesystem)  # type: ignore[assignment]
+def failing_lookup(self: history.History, parent: int, name: bytes) -> Attributes:
+    if name == b"failing":
+        raise ZeroDivisionError(f"lookup in {parent}")
+    return lookup(self, parent, name)
 
 
 if __name__ == "__main__":
-    operations.Operations = FailingOperations  # type: ignore[misc]
+    history.History.lookup = failing_lookup  # type: ignore[method-assign]
     sys.exit(main(["mount", "--foreground", *sys.argv[1:]]))

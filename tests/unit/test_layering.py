@@ -16,16 +16,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAYERS = (
     {"btree", "btree._store", "btree.records", "btree.reference"},
     {"cowfs", "cowfs._native", "cowfs.errors"},
-    {"cowfs.snapshots", "cowfs.mount_options"},
+    {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies"},
     {"cowfs.mappings", "cowfs.mounting"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes"},
     {"cowfs.history"},
-    {"cowfs.operations", "cowfs.control"},
+    {"cowfs.operations", "cowfs.serving", "cowfs.control"},
     {"cowfs.daemon"},
     {"cowfs.commands"},
 )
 # Those that wait: a task switch can happen in them, and nowhere else.
-MAY_IMPORT_TRIO = {"cowfs.operations", "cowfs.control", "cowfs.daemon"}
+MAY_IMPORT_TRIO = {"cowfs.operations", "cowfs.serving", "cowfs.control", "cowfs.daemon"}
 MAY_IMPORT_PYFUSE3 = {"cowfs.operations", "cowfs.daemon"}
 
 

@@ -13,6 +13,7 @@ import trio
 
 from btree import Storage, Store
 from cowfs._native import FileSystem
+from cowfs.latencies import HandlerLatencies
 from cowfs.operations import Operations
 
 CALLER = cast(pyfuse3.RequestContext, SimpleNamespace(uid=0, gid=0, pid=1, umask=0o022))
@@ -29,7 +30,8 @@ def operations() -> Iterator[Operations]:
         FileSystem.initialize(store, volume, uid=0, gid=0)
         system = FileSystem(store, volume)
         pool = SimpleNamespace(filesystem=system, store=store, volume_id=volume, open_files=0, started_ns=0,
-                               history_changed_ns=0, socket_path="/nowhere", events={"unexpected": 0, "io_error": 0})
+                               history_changed_ns=0, socket_path="/nowhere", events={"unexpected": 0, "io_error": 0},
+                               handler_latencies=HandlerLatencies())
         yield Operations(cast(Any, pool))
         system.release_all()
 

@@ -1,0 +1,142 @@
+/* Requests over /dev/fuse. All threads read one descriptor, since an answer must go to the open file description that
+ * its request was read from. With io_uring only forgets, interrupts and what comes before the rings are ready arrive
+ * here.
+ *
+ * A thread that has just answered polls for a moment before it sleeps: on a virtual machine waking a halted core costs
+ * several times what a request does. */
+#include "pump_internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* About what a wake-up costs: polling longer cannot pay. Only one thread polls, and only while requests come closer
+ * together than that. */
+#define POLL_NS 50000u
+/* How much the last gap between requests weighs in the smoothed one. */
+#define GAP_SMOOTHING 8u
+
+struct device_thread {
+    struct pump *pump;
+    struct pump_counters *counters;
+    uint8_t *message; /* PUMP_MESSAGE_LENGTH_MAX */
+    uint8_t *answer;  /* PUMP_PAYLOAD_LENGTH_MAX */
+    uint64_t gap_ns, last_ns;
+};
+
+int pump_device_answer(struct pump *pump, uint64_t unique, int error, const void *bytes, size_t length)
+{
+    struct fuse_out_header header = {.unique = unique, .error = error};
+    if (error != 0)
+        length = 0;
+    header.len = (uint32_t)(sizeof header + length);
+    struct iovec parts[] = {{&header, sizeof header}, {(void *)(uintptr_t)bytes, length}};
+    if (writev(pump->options.device, parts, 2) >= 0 || errno == ENOENT || errno == ENODEV)
+        return 0; /* interrupted, or unmounted */
+    return -errno;
+}
+
+static int handle(struct device_thread *thread, size_t length)
+{
+    struct pump *pump = thread->pump;
+    struct pump_request request;
+    struct pump_answer answer = {.bytes = thread->answer, .room = PUMP_PAYLOAD_LENGTH_MAX};
+    uint64_t started_ns = thread->last_ns;
+    if (length < sizeof request.header)
+        return -EPROTO;
+    memcpy(&request.header, thread->message, sizeof request.header);
+    uint32_t opcode = request.header.opcode;
+    size_t rest = length - sizeof request.header, argument_length = pump_argument_length(opcode);
+    if (request.header.len != length)
+        return -EPROTO;
+    if (rest < argument_length)
+        return pump_device_answer(pump, request.header.unique, -EINVAL, NULL, 0);
+    request.argument = thread->message + sizeof request.header;
+    request.payload = request.argument + argument_length;
+    request.payload_length = rest - argument_length;
+    enum pump_outcome outcome = pump_handle(pump, &request, &answer);
+    if (outcome == PUMP_FORWARD) {
+        int error = pump_forward_request(pump, &request, NULL, started_ns);
+        return error == 0 ? 0 : pump_device_answer(pump, request.header.unique, error, NULL, 0);
+    }
+    if (outcome == PUMP_COMMIT)
+        pump_commit(pump, request.header.nodeid, &answer);
+    pump_count(thread->counters, opcode, false, pump_now_ns() - started_ns);
+    if (outcome == PUMP_SILENT)
+        return 0;
+    return pump_device_answer(pump, request.header.unique, answer.error, answer.bytes, answer.length);
+}
+
+/* 1: there may be a request; 0: the pump stops; negative: an error. */
+static int wait_for_request(struct device_thread *thread)
+{
+    struct pump *pump = thread->pump;
+    struct pollfd ready[] = {{.fd = pump->options.device, .events = POLLIN},
+                             {.fd = pump->stop_descriptor, .events = POLLIN}};
+    bool polls = thread->gap_ns < POLL_NS && pump->uring == NULL && !atomic_exchange(&pump->polling, true);
+    if (polls) {
+        int count = 0;
+        while (count == 0 && pump_now_ns() - thread->last_ns < POLL_NS)
+            count = poll(ready, 2, 0);
+        atomic_store(&pump->polling, false);
+        if (count > 0)
+            return !atomic_load(&pump->stopping);
+    }
+    if (poll(ready, 2, -1) < 0)
+        return errno == EINTR ? 1 : -errno;
+    return !atomic_load(&pump->stopping);
+}
+
+static int serve(struct device_thread *thread)
+{
+    int result = 1;
+    while (result > 0) {
+        ssize_t length = read(thread->pump->options.device, thread->message, PUMP_MESSAGE_LENGTH_MAX);
+        if (length >= 0) {
+            uint64_t now_ns = pump_now_ns();
+            uint64_t gap_ns = now_ns - thread->last_ns;
+            gap_ns = gap_ns < 16 * POLL_NS ? gap_ns : 16 * POLL_NS;
+            thread->gap_ns = thread->gap_ns - thread->gap_ns / GAP_SMOOTHING + gap_ns / GAP_SMOOTHING;
+            thread->last_ns = now_ns;
+            int error = handle(thread, (size_t)length);
+            result = error != 0 ? error : 1;
+        } else if (errno == EAGAIN) {
+            result = wait_for_request(thread);
+        } else if (errno == ENODEV || errno == ECONNABORTED) {
+            pump_ended(thread->pump);
+            return 0;
+        } else if (errno != EINTR && errno != ENOENT) { /* ENOENT: interrupted while it was being read */
+            result = -errno;
+        }
+    }
+    return result;
+}
+
+static void *serve_device(void *argument)
+{
+    struct pump *pump = argument;
+    struct device_thread thread = {.pump = pump, .gap_ns = 16 * POLL_NS};
+    thread.counters = pump_counters_create(pump);
+    thread.message = malloc(PUMP_MESSAGE_LENGTH_MAX);
+    thread.answer = malloc(PUMP_PAYLOAD_LENGTH_MAX);
+    int error = -ENOMEM;
+    if (thread.counters != NULL && thread.message != NULL && thread.answer != NULL)
+        error = serve(&thread);
+    if (error < 0)
+        pump_event(pump, PUMP_EVENT_FAILED, 0, 0, error);
+    free(thread.message);
+    free(thread.answer);
+    return NULL;
+}
+
+int pump_device_start(struct pump *pump)
+{
+    uint32_t count = pump->uring != NULL ? 1 : pump->options.threads;
+    int error = 0;
+    for (uint32_t started = 0; error == 0 && started < count; started++)
+        error = pump_thread_start(pump, serve_device, pump);
+    return error;
+}

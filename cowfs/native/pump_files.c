@@ -1,0 +1,104 @@
+/* Requests about open files. A file handle is of no meaning: the node says everything. */
+#include "pump_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define OPEN_FLAGS (FOPEN_KEEP_CACHE | FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES)
+
+PUMP_HANDLER(pump_open)
+{
+    struct filesystem_attributes attributes;
+    struct fuse_open_in in;
+    memcpy(&in, request->argument, sizeof in);
+    uint64_t node = request->header.nodeid;
+    if (pump_is_virtual(node))
+        return pump_fail(answer, -EPERM);
+    if (filesystem_is_stale(pump->filesystem, node))
+        return pump_fail(answer, -ESTALE);
+    if ((in.flags & (O_WRONLY | O_RDWR | O_TRUNC)) != 0 && filesystem_is_read_only_node(pump->filesystem, node))
+        return pump_fail(answer, -EROFS);
+    if ((in.flags & O_TRUNC) != 0) {
+        struct filesystem_change change = {.fields = FILESYSTEM_SET_SIZE};
+        int status = filesystem_setattr(pump->filesystem, node, &change, &attributes);
+        if (status != 0)
+            return pump_fail(answer, status);
+    }
+    struct fuse_open_out out = {.fh = node, .open_flags = OPEN_FLAGS};
+    atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
+    return pump_succeed(answer, &out, sizeof out);
+}
+
+PUMP_HANDLER(pump_release)
+{
+    (void)request;
+    atomic_fetch_sub_explicit(&pump->open_files, 1, memory_order_relaxed);
+    return pump_succeed(answer, NULL, 0);
+}
+
+PUMP_HANDLER(pump_create_file)
+{
+    struct {
+        struct fuse_entry_out entry;
+        struct fuse_open_out open;
+    } out = {0};
+    struct filesystem_attributes attributes;
+    struct filesystem_name name;
+    struct fuse_create_in in;
+    size_t used;
+    memcpy(&in, request->argument, sizeof in);
+    int status = pump_name(request->payload, request->payload_length, &name, &used);
+    if (status == 0)
+        status = pump_new_name_check(pump, request->header.nodeid, name);
+    struct filesystem_creation creation = {
+        .mode = S_IFREG | (in.mode & 07777u), .uid = request->header.uid, .gid = request->header.gid};
+    if (status == 0)
+        status = filesystem_create(pump->filesystem, request->header.nodeid, name, &creation, &attributes);
+    /* The kernel remembered that the name was missing, and a rollback has just brought it back. With ESTALE it looks
+     * the name up anew, checks permissions and opens: creating must not skip that. */
+    if (status == -EEXIST && (in.flags & O_EXCL) == 0)
+        status = -ESTALE;
+    if (status != 0)
+        return pump_fail(answer, status);
+    pump_entry(pump, &attributes, &out.entry);
+    out.open = (struct fuse_open_out){.fh = attributes.node, .open_flags = OPEN_FLAGS};
+    atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
+    return pump_succeed(answer, &out, sizeof out);
+}
+
+PUMP_HANDLER(pump_read)
+{
+    struct fuse_read_in in;
+    size_t got = 0;
+    memcpy(&in, request->argument, sizeof in);
+    size_t wanted = in.size < answer->room ? in.size : answer->room;
+    int status = filesystem_read(pump->filesystem, request->header.nodeid, in.offset, answer->bytes, wanted, &got);
+    if (status != 0)
+        return pump_fail(answer, status);
+    answer->length = got;
+    answer->error = 0;
+    return PUMP_ANSWERED;
+}
+
+PUMP_HANDLER(pump_write)
+{
+    struct fuse_write_in in;
+    memcpy(&in, request->argument, sizeof in);
+    if (in.size > request->payload_length)
+        return pump_fail(answer, -EINVAL);
+    int status =
+        filesystem_write(pump->filesystem, request->header.nodeid, in.offset, request->payload, in.size);
+    if (status != 0)
+        return pump_fail(answer, status);
+    struct fuse_write_out out = {.size = in.size};
+    return pump_succeed(answer, &out, sizeof out);
+}
+
+PUMP_HANDLER(pump_fsync)
+{
+    (void)pump;
+    (void)request;
+    (void)answer;
+    return PUMP_COMMIT;
+}

@@ -1,0 +1,187 @@
+/* Requests that somebody else answers: they go over a socket as messages of /dev/fuse, and a thread takes the answers
+ * back to where the requests came from. The unique number of a message is ours: it says which forward it belongs to. */
+#include "pump_internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define NO_SLOT UINT32_MAX
+#define GENERATION_SHIFT 32
+
+/* ---- slots ------------------------------------------------------------------------------------------------------- */
+
+/* Numbers are even, as the kernel's: libfuse takes odd ones for interrupts. The generation keeps a late second answer
+ * from reaching another request. */
+static uint64_t token_of(const struct pump *pump, const struct pump_forward *forward)
+{
+    return (uint64_t)forward->generation << GENERATION_SHIFT | (uint64_t)(forward - pump->forwards + 1) << 1;
+}
+
+static struct pump_forward *slot_take(struct pump *pump)
+{
+    struct pump_forward *forward = NULL;
+    pthread_mutex_lock(&pump->forward_mutex);
+    if (pump->forward_free != NO_SLOT) {
+        forward = &pump->forwards[pump->forward_free];
+        pump->forward_free = forward->next_free;
+        forward->used = true;
+        forward->generation++;
+    }
+    pthread_mutex_unlock(&pump->forward_mutex);
+    return forward;
+}
+
+/* With the mutex held. */
+static void slot_free(struct pump *pump, struct pump_forward *forward)
+{
+    forward->used = false;
+    forward->next_free = pump->forward_free;
+    pump->forward_free = (uint32_t)(forward - pump->forwards);
+}
+
+/* Copies the forward that an answer belongs to and frees its slot; false: there is none. */
+static bool slot_claim(struct pump *pump, uint64_t token, struct pump_forward *out)
+{
+    uint64_t index = ((token & UINT32_MAX) >> 1) - 1;
+    if (index >= PUMP_FORWARDS_MAX)
+        return false;
+    pthread_mutex_lock(&pump->forward_mutex);
+    struct pump_forward *forward = &pump->forwards[index];
+    bool found = forward->used && token_of(pump, forward) == token;
+    if (found) {
+        *out = *forward;
+        slot_free(pump, forward);
+    }
+    pthread_mutex_unlock(&pump->forward_mutex);
+    return found;
+}
+
+/* ---- out --------------------------------------------------------------------------------------------------------- */
+
+int pump_forward_request(struct pump *pump, const struct pump_request *request, struct pump_entry *entry,
+                         uint64_t started_ns)
+{
+    struct pump_forward *forward = slot_take(pump);
+    if (forward == NULL)
+        return -ENOMEM;
+    forward->unique = request->header.unique;
+    forward->opcode = request->header.opcode;
+    forward->started_ns = started_ns;
+    forward->entry = entry;
+    size_t argument_length = pump_argument_length(request->header.opcode);
+    struct fuse_in_header header = request->header;
+    header.len = (uint32_t)(sizeof header + argument_length + request->payload_length);
+    header.unique = token_of(pump, forward);
+    header.total_extlen = 0;
+    struct iovec parts[] = {
+        {&header, sizeof header},
+        {(void *)(uintptr_t)request->argument, argument_length},
+        {(void *)(uintptr_t)request->payload, request->payload_length},
+    };
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+    ssize_t sent;
+    do
+        sent = sendmsg(pump->options.forward, &message, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    if (sent >= 0)
+        return 0;
+    int error = -errno;
+    pthread_mutex_lock(&pump->forward_mutex);
+    slot_free(pump, forward);
+    pthread_mutex_unlock(&pump->forward_mutex);
+    return error == -EPIPE || error == -ECONNRESET ? -EIO : error;
+}
+
+/* ---- back -------------------------------------------------------------------------------------------------------- */
+
+static void answer_entry(struct pump_entry *entry, int error, const uint8_t *bytes, size_t length)
+{
+    struct pump_answer *answer = pump_entry_answer(entry);
+    if (error == 0)
+        (void)pump_succeed(answer, bytes, length);
+    else
+        (void)pump_fail(answer, error);
+    pump_uring_answered(entry);
+}
+
+static void take_answer(struct pump *pump, struct pump_counters *counters, const uint8_t *message, size_t length)
+{
+    struct fuse_out_header header;
+    struct pump_forward forward;
+    if (length < sizeof header)
+        return;
+    memcpy(&header, message, sizeof header);
+    if (header.len != length || header.error > 0 || header.error < -4095 || header.unique == 0 ||
+        !slot_claim(pump, header.unique, &forward))
+        return; /* the answer to the synthetic INIT is among these */
+    const uint8_t *bytes = message + sizeof header;
+    pump_count(counters, forward.opcode, true, pump_now_ns() - forward.started_ns);
+    if (forward.entry != NULL)
+        answer_entry(forward.entry, header.error, bytes, length - sizeof header);
+    else
+        (void)pump_device_answer(pump, forward.unique, header.error, bytes, length - sizeof header);
+}
+
+/* Nobody will answer any more: whoever waits gets an error. */
+static void fail_all(struct pump *pump)
+{
+    struct pump_forward forward;
+    for (uint32_t index = 0; index < PUMP_FORWARDS_MAX; index++) {
+        pthread_mutex_lock(&pump->forward_mutex);
+        bool used = pump->forwards[index].used;
+        uint64_t token = token_of(pump, &pump->forwards[index]);
+        pthread_mutex_unlock(&pump->forward_mutex);
+        if (!used || !slot_claim(pump, token, &forward))
+            continue;
+        if (forward.entry != NULL)
+            answer_entry(forward.entry, -EIO, NULL, 0);
+        else
+            (void)pump_device_answer(pump, forward.unique, -EIO, NULL, 0);
+    }
+}
+
+static void *take_answers(void *argument)
+{
+    struct pump *pump = argument;
+    struct pump_counters *counters = pump_counters_create(pump);
+    uint8_t *message = malloc(PUMP_MESSAGE_LENGTH_MAX);
+    struct pollfd ready[] = {{.fd = pump->options.forward, .events = POLLIN},
+                             {.fd = pump->stop_descriptor, .events = POLLIN}};
+    int error = counters == NULL || message == NULL ? -ENOMEM : 0;
+    while (error == 0 && !atomic_load(&pump->stopping)) {
+        if (poll(ready, 2, -1) < 0) {
+            error = errno == EINTR ? 0 : -errno;
+            continue;
+        }
+        if ((ready[0].revents & (POLLIN | POLLHUP | POLLERR)) == 0)
+            continue;
+        ssize_t length = recv(pump->options.forward, message, PUMP_MESSAGE_LENGTH_MAX, MSG_DONTWAIT);
+        if (length > 0)
+            take_answer(pump, counters, message, (size_t)length);
+        else if (length == 0)
+            break; /* closed at the other end */
+        else if (errno != EAGAIN && errno != EINTR)
+            error = -errno;
+    }
+    if (error != 0)
+        pump_event(pump, PUMP_EVENT_FAILED, 0, 0, error);
+    fail_all(pump);
+    free(message);
+    return NULL;
+}
+
+int pump_forward_start(struct pump *pump)
+{
+    pump->forwards = calloc(PUMP_FORWARDS_MAX, sizeof *pump->forwards);
+    if (pump->forwards == NULL)
+        return -ENOMEM;
+    for (uint32_t index = 0; index < PUMP_FORWARDS_MAX; index++)
+        pump->forwards[index].next_free = index + 1 < PUMP_FORWARDS_MAX ? index + 1 : NO_SLOT;
+    pump->forward_free = 0;
+    return pump_thread_start(pump, take_answers, pump);
+}

@@ -1,0 +1,189 @@
+/* What the parts of the pump share. */
+#ifndef COWFS_PUMP_INTERNAL_H
+#define COWFS_PUMP_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "pump.h"
+#include "pump_protocol.h"
+
+/* Node ids of this view are virtual: whoever is behind `forward` made them. */
+#define PUMP_VIRTUAL_VIEW ((UINT64_C(1) << 23) - 1)
+#define PUMP_INODE_MASK ((UINT64_C(1) << FILESYSTEM_VIEW_SHIFT) - 1)
+#define PUMP_VALID_S 3600u
+#define PUMP_FORWARDS_MAX 4096u
+#define PUMP_DEVICE_THREADS_MAX 16u
+#define PUMP_MESSAGE_LENGTH_MAX (PUMP_PAYLOAD_LENGTH_MAX + 4096u)
+
+/* ---- requests -------------------------------------------------------------------------------------------------- */
+
+/* A request in the parts that both transports give: the operation's own structure, then names or bytes. */
+struct pump_request {
+    struct fuse_in_header header;
+    const uint8_t *argument; /* as long as pump_argument_length() says, checked */
+    const uint8_t *payload;
+    size_t payload_length;
+};
+
+/* Where the answer goes. `bytes` may be the memory that the request's payload is in: a handler has used that up before
+ * it writes. */
+struct pump_answer {
+    uint8_t *bytes;
+    size_t room;
+    size_t length;
+    int error; /* 0 or a negative errno */
+};
+
+enum pump_outcome {
+    PUMP_ANSWERED,
+    PUMP_SILENT,  /* the kernel expects no answer */
+    PUMP_FORWARD, /* somebody else answers */
+    PUMP_COMMIT,  /* nothing is left to do but an fsync of the node: the transport chooses when and by whom */
+};
+
+struct pump;
+enum pump_outcome pump_handle(struct pump *pump, const struct pump_request *request, struct pump_answer *answer);
+/* Length of the structure that a request of this opcode begins with; 0 for names alone and unknown opcodes. */
+size_t pump_argument_length(uint32_t opcode);
+void pump_commit(struct pump *pump, uint64_t node, struct pump_answer *answer);
+
+/* ---- handlers (pump_names.c, pump_inodes.c, pump_files.c) -------------------------------------------------------- */
+
+typedef enum pump_outcome (*pump_handler)(struct pump *pump, const struct pump_request *request,
+                                          struct pump_answer *answer);
+#define PUMP_HANDLER(name)                                                                                             \
+    enum pump_outcome name(struct pump *pump, const struct pump_request *request, struct pump_answer *answer)
+
+PUMP_HANDLER(pump_lookup);
+PUMP_HANDLER(pump_create_file);
+PUMP_HANDLER(pump_mknod);
+PUMP_HANDLER(pump_mkdir);
+PUMP_HANDLER(pump_symlink);
+PUMP_HANDLER(pump_link);
+PUMP_HANDLER(pump_unlink);
+PUMP_HANDLER(pump_rmdir);
+PUMP_HANDLER(pump_rename);
+PUMP_HANDLER(pump_rename_flags);
+PUMP_HANDLER(pump_readlink);
+PUMP_HANDLER(pump_opendir);
+PUMP_HANDLER(pump_readdirplus);
+PUMP_HANDLER(pump_releasedir);
+PUMP_HANDLER(pump_fsyncdir);
+PUMP_HANDLER(pump_forget);
+PUMP_HANDLER(pump_forget_batch);
+PUMP_HANDLER(pump_getattr);
+PUMP_HANDLER(pump_setattr);
+PUMP_HANDLER(pump_statx);
+PUMP_HANDLER(pump_statfs);
+PUMP_HANDLER(pump_getxattr);
+PUMP_HANDLER(pump_setxattr);
+PUMP_HANDLER(pump_listxattr);
+PUMP_HANDLER(pump_removexattr);
+PUMP_HANDLER(pump_open);
+PUMP_HANDLER(pump_release);
+PUMP_HANDLER(pump_read);
+PUMP_HANDLER(pump_write);
+PUMP_HANDLER(pump_fsync);
+
+static inline bool pump_is_virtual(uint64_t node)
+{
+    return node >> FILESYSTEM_VIEW_SHIFT == PUMP_VIRTUAL_VIEW;
+}
+
+/* A NUL-terminated name at the start of `bytes`; what follows it begins at *used. -EINVAL when there is none. */
+int pump_name(const uint8_t *bytes, size_t length, struct filesystem_name *name, size_t *used);
+/* -ENAMETOOLONG, or -EPERM where nobody may make this name. */
+int pump_new_name_check(const struct pump *pump, uint64_t parent, struct filesystem_name name);
+enum pump_outcome pump_fail(struct pump_answer *answer, int error);
+enum pump_outcome pump_succeed(struct pump_answer *answer, const void *bytes, size_t length);
+void pump_attributes(struct pump *pump, const struct filesystem_attributes *attributes, struct fuse_attr *out);
+enum pump_outcome pump_answer_attributes(struct pump *pump, int status, const struct filesystem_attributes *attributes,
+                                         struct pump_answer *answer);
+void pump_entry(struct pump *pump, const struct filesystem_attributes *attributes, struct fuse_entry_out *out);
+
+/* ---- counters (pump_statistics.c) -------------------------------------------------------------------------------- */
+
+/* Written by one thread each. */
+struct pump_counter {
+    _Atomic uint64_t count, total_ns;
+    _Atomic uint32_t classes[PUMP_LATENCY_CLASSES];
+};
+struct pump_counters {
+    struct pump_counter answered[PUMP_OPCODE_COUNT];
+    struct pump_counter forwarded[PUMP_OPCODE_COUNT];
+};
+uint64_t pump_now_ns(void);
+void pump_count(struct pump_counters *counters, uint32_t opcode, bool forwarded, uint64_t elapsed_ns);
+
+/* ---- forwarding (pump_forward.c) --------------------------------------------------------------------------------- */
+
+struct pump_entry;
+
+/* A request that is not with its transport's thread: with whoever is behind `forward`, or with a worker. */
+struct pump_forward {
+    uint64_t unique;
+    uint64_t started_ns;
+    uint32_t opcode;
+    uint32_t generation;
+    struct pump_entry *entry; /* of a ring; NULL: /dev/fuse */
+    bool used;
+    uint32_t next_free;
+};
+
+int pump_forward_start(struct pump *pump);
+/* Hands a request over. A negative errno: it was not, and the caller answers. */
+int pump_forward_request(struct pump *pump, const struct pump_request *request, struct pump_entry *entry,
+                         uint64_t started_ns);
+
+/* ---- transports -------------------------------------------------------------------------------------------------- */
+
+int pump_device_start(struct pump *pump);
+/* Writes an answer to /dev/fuse. Errors that only say that nobody waits any more are none. */
+int pump_device_answer(struct pump *pump, uint64_t unique, int error, const void *bytes, size_t length);
+
+struct pump_uring;
+/* Makes the rings; 0 also says that the kernel lets us. */
+int pump_uring_create(struct pump *pump, struct pump_uring **out);
+int pump_uring_start(struct pump_uring *uring);
+void pump_uring_destroy(struct pump_uring *uring);
+/* From any thread: the answer of an entry is in its memory (pump_entry_answer()). */
+void pump_uring_answered(struct pump_entry *entry);
+struct pump_answer *pump_entry_answer(struct pump_entry *entry);
+
+/* ---- the pump ---------------------------------------------------------------------------------------------------- */
+
+struct pump {
+    struct filesystem *filesystem;
+    struct pump_options options;
+    char reserved[FILESYSTEM_NAME_LENGTH_MAX + 1];
+    size_t reserved_length;
+    uint32_t protocol_minor;
+    int stop_descriptor; /* an eventfd, readable for ever once the pump stops */
+    int event_read, event_write;
+    atomic_bool stopping, ended;
+    atomic_bool polling; /* a thread of /dev/fuse looks for requests without sleeping */
+    atomic_uint_fast64_t events_lost;
+    atomic_int_fast64_t open_files;
+    atomic_uint_fast64_t commit_ns; /* what an fsync takes, smoothed */
+    struct pump_uring *uring;       /* NULL: /dev/fuse alone */
+
+    pthread_t *threads;
+    size_t thread_count;
+
+    pthread_mutex_t forward_mutex; /* guards what follows */
+    struct pump_forward *forwards;
+    uint32_t forward_free;
+
+    pthread_mutex_t counters_mutex; /* guards the list, not what it points to */
+    struct pump_counters **counters;
+    size_t counters_count;
+};
+
+struct pump_counters *pump_counters_create(struct pump *pump);
+void pump_event(struct pump *pump, enum pump_event_kind kind, uint32_t opcode, uint64_t node, int error);
+/* The connection has ended: said once. */
+void pump_ended(struct pump *pump);
+int pump_thread_start(struct pump *pump, void *(*function)(void *), void *argument);
+
+#endif
