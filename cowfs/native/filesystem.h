@@ -101,6 +101,10 @@ struct filesystem_creation {
 };
 int filesystem_create(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name,
                       const struct filesystem_creation *creation, struct filesystem_attributes *out);
+/* O_TMPFILE: a regular file that no name leads to, gone with its last lookup (or a crash) unless link gives it one. */
+int filesystem_create_unnamed(struct filesystem *filesystem, uint64_t parent,
+                              const struct filesystem_creation *creation, struct filesystem_attributes *out);
+/* -ENOENT for an inode that has lost its names; one made by filesystem_create_unnamed() may get its first. */
 int filesystem_link(struct filesystem *filesystem, uint64_t node, uint64_t new_parent, struct filesystem_name new_name,
                     struct filesystem_attributes *out);
 int filesystem_unlink(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name);
@@ -138,6 +142,7 @@ enum filesystem_setattr_fields {
     FILESYSTEM_SET_ATIME = 16,
     FILESYSTEM_SET_MTIME = 32,
     FILESYSTEM_SET_CTIME = 64, /* without it the change time becomes now */
+    FILESYSTEM_SET_NOW = 128,  /* the times come from the clock, not from a caller: an append-only inode takes them */
 };
 struct filesystem_change {
     unsigned fields;
@@ -152,6 +157,16 @@ struct filesystem_change {
 int filesystem_setattr(struct filesystem *filesystem, uint64_t node, const struct filesystem_change *change,
                        struct filesystem_attributes *out);
 
+/* Replaces FILESYSTEM_IMMUTABLE and FILESYSTEM_APPEND; who may do so the caller has found out. -EOPNOTSUPP for others.
+ *
+ * What they forbid answers -EPERM, as chattr(1) has it. Immutable: any change to content, attributes, extended
+ * attributes and names of the inode, and to the entries of a directory. Append-only: the same, but for writes at the
+ * end, for times set to the present, and in directories for new entries. */
+int filesystem_setflags(struct filesystem *filesystem, uint64_t node, uint32_t flags);
+/* What open(2) has to ask: -EPERM when the flags forbid to open for writing, without O_APPEND, or with O_TRUNC. */
+enum filesystem_open_flags { FILESYSTEM_OPEN_WRITE = 1, FILESYSTEM_OPEN_APPEND = 2, FILESYSTEM_OPEN_TRUNCATE = 4 };
+int filesystem_may_open(struct filesystem *filesystem, uint64_t node, unsigned flags);
+
 /* ---- data ---------------------------------------------------------------------------------------------------- */
 
 /* *got is less than length_bytes at the end of the file. */
@@ -160,6 +175,34 @@ int filesystem_read(struct filesystem *filesystem, uint64_t node, uint64_t offse
 /* All of it or an error, after which a part (up to a multiple of 512 KiB) may have been written. */
 int filesystem_write(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
                      size_t length_bytes);
+/* With FILESYSTEM_WRITE_APPEND the file was opened with O_APPEND and the kernel chose the offset (or writes back pages
+ * of such a file): append-only files take nothing else. */
+enum filesystem_write_flags { FILESYSTEM_WRITE_APPEND = 1 };
+int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
+                             size_t length_bytes, unsigned flags);
+
+/* SEEK_DATA, with `hole` SEEK_HOLE. -ENXIO at or past the end of the file, and when no data follows; the end of the
+ * file is a hole. Inline bytes are data. */
+int filesystem_seek(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, bool hole,
+                    uint64_t *found);
+
+/* fallocate(2), the values of <linux/falloc.h>: 0, KEEP_SIZE, PUNCH_HOLE with KEEP_SIZE, ZERO_RANGE with or without
+ * KEEP_SIZE; -EOPNOTSUPP for others. Every write takes new blocks, so none can be set aside: 0 and KEEP_SIZE change no
+ * block, and a later write may still find no space. They answer -ENOSPC when the range certainly does not fit now.
+ * After an error a part may have been punched. */
+enum filesystem_allocate_modes {
+    FILESYSTEM_ALLOCATE_KEEP_SIZE = 0x01,
+    FILESYSTEM_ALLOCATE_PUNCH_HOLE = 0x02,
+    FILESYSTEM_ALLOCATE_ZERO_RANGE = 0x10,
+};
+int filesystem_allocate(struct filesystem *filesystem, uint64_t node, unsigned mode, uint64_t offset_bytes,
+                        uint64_t length_bytes);
+
+/* copy_file_range(2): whole blocks within one tree are shared, the rest is copied. *copied may be less than the length,
+ * and is 0 only at the end of node_in. -EINVAL when the ranges overlap in one file. */
+int filesystem_copy_range(struct filesystem *filesystem, uint64_t node_in, uint64_t offset_in, uint64_t node_out,
+                          uint64_t offset_out, uint64_t length_bytes, uint64_t *copied);
+
 /* Durable when it returns 0. The store is one journal: this commits everything before it. */
 int filesystem_fsync(struct filesystem *filesystem, uint64_t node);
 
