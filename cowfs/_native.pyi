@@ -82,6 +82,11 @@ class FileSystem:
     def read(self, node: int, offset: int, length: int) -> bytes: ...
     def write(self, node: int, offset: int, data: bytes) -> int:
         """Returns len(data) or raises: ENOSPC, EFBIG, EROFS, ESTALE, EIO. Clears setuid/setgid."""
+    def seek(self, node: int, offset: int, hole: bool) -> int:
+        """SEEK_DATA, with `hole` SEEK_HOLE. ENXIO at or past the end of the file and when no data follows."""
+    def allocate(self, node: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2): modes 0, 1 (KEEP_SIZE), 3 (PUNCH_HOLE), 0x10 and 0x11 (ZERO_RANGE); others EOPNOTSUPP. Sets
+        no space aside: ENOSPC when the range certainly does not fit now."""
     def fsync(self, node: int) -> None:
         """Durable when it returns. The store is one journal, so this commits everything before it."""
 

@@ -372,6 +372,8 @@ static PyMethodDef file_system_methods[] = {
            "($self, /)\n--\n\nRemoves what is unlinked but open, forgets every lookup count."),
     METHOD("read", binding_read, "($self, /, node, offset, length)\n--\n\nFewer bytes at the end of the file."),
     METHOD("write", binding_write, "($self, /, node, offset, data)\n--\n\nReturns the length of data."),
+    METHOD("seek", binding_seek, "($self, /, node, offset, hole)\n--\n\nSEEK_DATA, or SEEK_HOLE; ENXIO."),
+    METHOD("allocate", binding_allocate, "($self, /, node, mode, offset, length)\n--\n\nfallocate(2)."),
     METHOD("fsync", binding_fsync, "($self, /, node)\n--\n\nDurable when it returns."),
     METHOD("getxattr", binding_getxattr, "($self, /, node, name)\n--\n\nThe value; ENODATA."),
     METHOD("setxattr", binding_setxattr, "($self, /, node, name, value, flags=0)\n--\n\n1 CREATE, 2 REPLACE."),

@@ -66,4 +66,8 @@ FILE_SYSTEM_METHOD(binding_setxattr);
 FILE_SYSTEM_METHOD(binding_removexattr);
 FILE_SYSTEM_METHOD(binding_listxattr);
 
+/* ---- binding_ranges.c ---------------------------------------------------------------------------------------- */
+FILE_SYSTEM_METHOD(binding_seek);
+FILE_SYSTEM_METHOD(binding_allocate);
+
 #endif

@@ -56,6 +56,37 @@ int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, 
     return status == -ENOENT ? 0 : status;
 }
 
+int extent_seek_edge(struct transaction *transaction, uint64_t inode, uint64_t block, bool hole, uint32_t items_max,
+                     uint64_t *found, bool *more)
+{
+    struct store_extent extent;
+    struct cursor cursor;
+    uint64_t logical;
+    uint32_t items = 0;
+    *found = block;
+    *more = false;
+    int status = extent_seek(transaction, &cursor, inode, block);
+    if (status == 0 && !key_is_of(&cursor.item, inode, ITEM_EXTENT))
+        status = cursor_next(transaction, &cursor);
+    for (; status == 0; status = cursor_next(transaction, &cursor)) {
+        status = extent_of_item(&cursor.item, inode, &logical, &extent);
+        if (status != 0)
+            break;
+        uint64_t end = logical + extent.blocks;
+        if (end <= *found)
+            continue;
+        if (!hole || logical > *found) {
+            *found = logical > *found && !hole ? logical : *found;
+            return 0;
+        }
+        *found = end;
+        *more = ++items == items_max;
+        if (*more)
+            return 0;
+    }
+    return status == -ENOENT && hole ? 0 : status;
+}
+
 int extent_put(struct transaction *transaction, uint64_t inode, const struct extent_piece *piece, bool fresh)
 {
     uint8_t value[STORE_EXTENT_LENGTH_MAX];

@@ -155,12 +155,16 @@ int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block,
 int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last, uint32_t items_max,
                struct extent_piece *before, bool *more);
 int extent_put(struct transaction *transaction, uint64_t inode, const struct extent_piece *piece, bool fresh);
+/* The first block from `block` on that is mapped (-ENOENT when there is none), or with `hole` is not. After `items_max`
+ * extents *more tells to go on at *found. */
+int extent_seek_edge(struct transaction *transaction, uint64_t inode, uint64_t block, bool hole, uint32_t items_max,
+                     uint64_t *found, bool *more);
 /* Puts freshly written consecutive blocks; grows `before` by them when they follow it on the medium too, and leaves
  * in it the last piece put. */
 int extent_add(struct transaction *transaction, struct inode *inode, uint64_t logical, uint64_t address,
                uint32_t blocks, const uint64_t *checksums, struct extent_piece *before);
 
-/* ---- read.c, write.c, truncate.c ----------------------------------------------------------------------------- */
+/* ---- read.c, write.c, setattr.c, allocate.c ----------------------------------------------------------------------------- */
 
 /* Looks at one mapping that may give a wrong checksum before that is an error: a block may be freed, used again or
  * changed in place between look-up and read, and even look the same again. */
@@ -183,6 +187,12 @@ int inline_put(struct transaction *transaction, struct inode *inode, const uint8
 uint8_t *extent_in_place(struct transaction *transaction, const struct extent_piece *piece, uint64_t block);
 /* Removes what a truncation left past the size. Nothing happens when there is none. */
 int truncate_finish(const struct place *place);
+/* Zeros in place of what one block has there; nothing happens to a hole, nor to the size. */
+int write_zeros(const struct place *place, uint64_t offset, uint32_t length);
+/* Makes [offset, end) read as zeros, up to the end of the file. */
+int range_punch(const struct place *place, uint64_t offset, uint64_t end);
+/* The same, and the file ends no earlier than the range. */
+int range_zero(const struct place *place, uint64_t offset, uint64_t end);
 
 /* ---- xattr.c ------------------------------------------------------------------------------------------------- */
 

@@ -3,19 +3,6 @@
 
 #include <errno.h>
 
-int filesystem_seek(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, bool hole, uint64_t *found)
-{
-    (void)filesystem, (void)node, (void)offset_bytes, (void)hole, (void)found;
-    return -EOPNOTSUPP;
-}
-
-int filesystem_allocate(struct filesystem *filesystem, uint64_t node, unsigned mode, uint64_t offset_bytes,
-                        uint64_t length_bytes)
-{
-    (void)filesystem, (void)node, (void)mode, (void)offset_bytes, (void)length_bytes;
-    return -EOPNOTSUPP;
-}
-
 int filesystem_create_unnamed(struct filesystem *filesystem, uint64_t parent,
                               const struct filesystem_creation *creation, struct filesystem_attributes *out)
 {

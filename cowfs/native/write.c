@@ -38,6 +38,7 @@ struct write_task {
     uint64_t end;
     const uint8_t *bytes;
     bool moves_inline; /* no bytes are written: inline content moves to block 0 */
+    bool zeroes;       /* part of a block, only where the file has it; the size stays */
     uint64_t first;
     uint32_t count;
     struct write_plan plan;
@@ -71,7 +72,7 @@ static int plan_block(struct transaction *transaction, const struct write_task *
 {
     uint64_t start = block * STORE_BLOCK_SIZE, end = start + STORE_BLOCK_SIZE;
     end = end < inode->size_bytes ? end : inode->size_bytes;
-    if (start >= end || (task->offset <= start && task->end >= end))
+    if (start >= end || (task->offset <= start && task->end >= end && !task->zeroes))
         return 0;
     TRY(extent_map(transaction, inode->number, block, 1, &source->block));
     source->kind = source->block.address == 0 ? SOURCE_ZEROS : SOURCE_BLOCK;
@@ -103,7 +104,7 @@ static int write_inode(struct transaction *transaction, struct write_task *task,
     TRY(inode_get(transaction, task->place.inode, inode));
     if (!S_ISREG(inode->mode))
         return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
-    task->truncating = task->end > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0;
+    task->truncating = !task->zeroes && task->end > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0;
     task->again = task->truncating;
     return task->again ? -ECANCELED : 0;
 }
@@ -112,7 +113,8 @@ static int write_inode_done(struct transaction *transaction, const struct write_
 {
     if (!task->moves_inline) {
         TRY(inode_drop_privileges(transaction, inode));
-        inode->size_bytes = task->end > inode->size_bytes ? task->end : inode->size_bytes;
+        if (!task->zeroes && task->end > inode->size_bytes)
+            inode->size_bytes = task->end;
         inode->mtime = task->now;
         inode->ctime = task->now;
     }
@@ -165,9 +167,13 @@ static int write_plan_body(struct transaction *transaction, void *argument)
     bool is_inline = (inode.flags & INODE_INLINE) != 0;
     if (task->moves_inline && inode.inline_length == 0)
         return 0;
+    if (is_inline && task->zeroes)
+        return 0;
     if (is_inline && !task->moves_inline && task->end <= FILESYSTEM_INLINE_LENGTH_MAX)
         return write_inline(transaction, task, &inode);
     TRY(plan_make(transaction, task, &inode, &task->plan));
+    if (task->zeroes && task->plan.head.kind != SOURCE_BLOCK)
+        return 0;
     if (task->count == 1 && task->plan.head.kind == SOURCE_BLOCK) {
         TRY(write_in_place(transaction, task, &inode));
         if (task->in_place != NULL)
@@ -248,7 +254,7 @@ static int write_prepare(struct write_task *task, struct block_address *block)
     TRY(source_fetch(store, &task->plan, &task->plan.head, sources.head, block));
     TRY(source_fetch(store, &task->plan, &task->plan.tail, sources.tail, block));
     for (uint32_t at = 0; at < task->count;) {
-        int status = store_data_reserve(store, task->count - at, false, &reservation);
+        int status = store_data_reserve(store, task->count - at, task->zeroes, &reservation);
         if (status != 0) {
             write_release(task);
             return status;
@@ -277,12 +283,13 @@ static int write_part(struct write_task *task)
     struct mismatch mismatch = {0};
     struct block_address block = {0};
     /* A write of whole blocks is planned as if the file had no inline bytes; the commit finds out. */
+    unsigned flags = task->zeroes ? STORE_TRANSACT_RESERVE : 0;
     bool planned = !task->moves_inline && task->offset % STORE_BLOCK_SIZE == 0 && task->end % STORE_BLOCK_SIZE == 0;
     int status = 0;
     while (status == 0) {
         task->again = false;
         if (!planned) {
-            status = place_transact(&task->place, 0, write_plan_body, task);
+            status = place_transact(&task->place, flags, write_plan_body, task);
             if (!task->again)
                 return status;
         }
@@ -295,7 +302,7 @@ static int write_part(struct write_task *task)
         } else if ((status = write_prepare(task, &block)) == -EBADMSG) {
             status = mismatch_note(task->place.filesystem->store, &mismatch, &block);
         } else if (status == 0) {
-            status = place_transact(&task->place, 0, write_commit_body, task);
+            status = place_transact(&task->place, flags, write_commit_body, task);
             if (status == 0)
                 return 0;
             write_release(task);
@@ -304,6 +311,20 @@ static int write_part(struct write_task *task)
         }
     }
     return status;
+}
+
+int write_zeros(const struct place *place, uint64_t offset, uint32_t length)
+{
+    static const uint8_t zeros[STORE_BLOCK_SIZE];
+    struct write_task task = {.place = *place,
+                              .now = time_now(),
+                              .zeroes = true,
+                              .offset = offset,
+                              .end = offset + length,
+                              .bytes = zeros,
+                              .first = offset / STORE_BLOCK_SIZE,
+                              .count = 1};
+    return length == 0 ? 0 : write_part(&task);
 }
 
 int filesystem_write(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,

@@ -26,6 +26,7 @@ MODE, NLINK, SIZE, MTIME = 1, 2, 6, 9
 NAMES = [b"a", b"b", b"c", b"d", "é".encode(), b"n" * 255]
 XATTR_NAMES = ["user.a", "user.b", "user.a.b"]
 SIZES = [0, 1, 799, 800, 801, 4095, 4096, 4097, 8192, 40_000, 131_072, 200_001]
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 3, 0x10
 SNAPSHOTS_MAX = 5
 HANDLES_MAX = 4
 
@@ -353,6 +354,45 @@ class FileSystemPair:
             lambda descriptor: os.ftruncate(descriptor, size),
         )
 
+    def allocate(self, rng: random.Random) -> None:
+        """The host's side is done by hand: not every host file system has every mode."""
+        mode = rng.choice([0, KEEP_SIZE, PUNCH_HOLE, PUNCH_HOLE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE])
+        offset = rng.choice([0, rng.randrange(300_000), rng.choice(SIZES), rng.randrange(40) * 4096])
+        length = rng.choice([rng.randrange(1, 9000), rng.randrange(1, 20) * 4096, 300_000])
+
+        def host(descriptor: int) -> None:
+            size = os.fstat(descriptor).st_size
+            if mode in (PUNCH_HOLE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE):
+                os.pwrite(descriptor, bytes(max(0, min(offset + length, size) - offset)), offset)
+            if mode in (0, ZERO_RANGE):
+                os.ftruncate(descriptor, max(size, offset + length))
+
+        self._change_file(rng, lambda node: self.file_system.allocate(node, mode, offset, length), host)
+
+    def seek(self, rng: random.Random) -> None:
+        """What is said to be a hole reads as zeros; data and holes alternate to the end."""
+        files = self.paths(stat.S_ISREG)
+        if not files:
+            return
+        path = rng.choice(files)
+        content, node = pathlib.Path(os.fsdecode(self.host_path(path))).read_bytes(), self.node(path)
+        at = rng.randrange(len(content) + 1)
+        while at < len(content):
+            try:
+                data = self.file_system.seek(node, at, False)
+            except OSError as error:
+                assert error.errno == errno.ENXIO
+                data = len(content)
+            assert at <= data <= len(content)
+            assert not any(content[at:data])
+            if data < len(content):
+                assert self.file_system.seek(node, data, False) == data
+                hole = self.file_system.seek(node, data, True)
+                assert data < hole <= len(content)
+                data = hole
+            assert data == len(content) or self.file_system.seek(node, data, True) == data
+            at = data
+
     def chmod(self, rng: random.Random) -> None:
         path = rng.choice(self.paths(lambda mode: not stat.S_ISLNK(mode)) or [b""])
         mode = rng.randrange(0o1000) | 0o600
@@ -531,6 +571,8 @@ OPERATIONS: dict[str, int] = {
     "write": 14,
     "append": 6,
     "truncate": 7,
+    "allocate": 6,
+    "seek": 3,
     "chmod": 3,
     "utime": 2,
     "xattr": 6,
