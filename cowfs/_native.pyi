@@ -48,6 +48,9 @@ class FileSystem:
                target: bytes | None = None) -> Attributes:
         """Makes an inode of any type (mode holds the type; target for symlinks) and its name. setgid directories hand
         on their group (and the bit, to directories). Raises the lookup count. EEXIST, ENOSPC, EMLINK."""
+    def create_unnamed(self, parent: int, mode: int, uid: int, gid: int) -> Attributes:
+        """O_TMPFILE: a regular file that no name leads to, gone with its last lookup unless link gives it one. Raises
+        the lookup count."""
     def link(self, node: int, new_parent: int, new_name: bytes) -> Attributes:
         """A further name. Raises the lookup count. EPERM for directories, EMLINK, EXDEV across views."""
     def unlink(self, parent: int, name: bytes) -> None: ...
@@ -72,6 +75,10 @@ class FileSystem:
         """-1 and None leave a field alone. ctime is set to now unless given. Changing the size zeroes, extends
         sparsely, or frees; EFBIG past the largest file. chown and size changes clear setuid and setgid as POSIX and
         Linux do (the kernel does not ask for it separately)."""
+    def setflags(self, node: int, flags: int) -> None:
+        """1 immutable, 2 append-only; others EOPNOTSUPP. What they forbid answers EPERM."""
+    def may_open(self, node: int, flags: int) -> None:
+        """1 for writing, 2 with O_APPEND, 4 with O_TRUNC: EPERM when the inode's flags forbid it."""
     def forget(self, node: int, count: int) -> None:
         """Lowers the lookup count. An unlinked inode whose count comes to zero is removed with its space."""
     def lookup_count(self, node: int) -> int: ...
@@ -80,8 +87,9 @@ class FileSystem:
 
     # data
     def read(self, node: int, offset: int, length: int) -> bytes: ...
-    def write(self, node: int, offset: int, data: bytes) -> int:
-        """Returns len(data) or raises: ENOSPC, EFBIG, EROFS, ESTALE, EIO. Clears setuid/setgid."""
+    def write(self, node: int, offset: int, data: bytes, append: bool = False) -> int:
+        """Returns len(data) or raises: ENOSPC, EFBIG, EROFS, ESTALE, EIO, EPERM. Clears setuid/setgid. `append` says
+        that the file was opened with O_APPEND."""
     def seek(self, node: int, offset: int, hole: bool) -> int:
         """SEEK_DATA, with `hole` SEEK_HOLE. ENXIO at or past the end of the file and when no data follows."""
     def allocate(self, node: int, mode: int, offset: int, length: int) -> None:

@@ -10,7 +10,8 @@ struct allocate_task {
     struct filesystem_time now;
     uint64_t offset;
     uint64_t end;
-    bool grows;      /* else the range is punched */
+    bool grows;      /* the file ends no earlier than the range */
+    bool grows_only; /* which an append-only file takes */
     bool more;       /* extents are left in the range */
     bool truncating; /* the rest of a truncation has to be removed before the size grows */
 };
@@ -20,6 +21,7 @@ static int allocate_inode(struct transaction *transaction, const struct allocate
     TRY(inode_get(transaction, task->place.inode, inode));
     if (!S_ISREG(inode->mode))
         return S_ISDIR(inode->mode) ? -EISDIR : -ENODEV;
+    TRY(task->grows_only ? inode_check_append(inode) : inode_check_change(inode));
     TRY(inode_drop_privileges(transaction, inode));
     inode->mtime = task->now;
     inode->ctime = task->now;
@@ -146,6 +148,7 @@ int filesystem_allocate(struct filesystem *filesystem, uint64_t node, unsigned m
         return -EFBIG;
     task.end = offset_bytes + length_bytes;
     task.grows = !keeps_size;
+    task.grows_only = kind == 0;
     int status = place_of_node(filesystem, node, &task.place);
     if (status == 0 && !place_is_writable(&task.place))
         status = -EROFS;

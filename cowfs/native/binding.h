@@ -43,6 +43,7 @@ PyObject *binding_result(int status, const struct filesystem_attributes *attribu
 /* ---- binding_names.c ----------------------------------------------------------------------------------------- */
 FILE_SYSTEM_METHOD(binding_lookup);
 FILE_SYSTEM_METHOD(binding_create);
+FILE_SYSTEM_METHOD(binding_create_unnamed);
 FILE_SYSTEM_METHOD(binding_link);
 FILE_SYSTEM_METHOD(binding_unlink);
 FILE_SYSTEM_METHOD(binding_rmdir);
@@ -55,6 +56,8 @@ FILE_SYSTEM_METHOD(binding_path);
 /* ---- binding_inodes.c ---------------------------------------------------------------------------------------- */
 FILE_SYSTEM_METHOD(binding_getattr);
 FILE_SYSTEM_METHOD(binding_setattr);
+FILE_SYSTEM_METHOD(binding_setflags);
+FILE_SYSTEM_METHOD(binding_may_open);
 FILE_SYSTEM_METHOD(binding_forget);
 FILE_SYSTEM_METHOD(binding_lookup_count);
 FILE_SYSTEM_METHOD(binding_release_all);

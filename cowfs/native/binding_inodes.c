@@ -76,6 +76,34 @@ FILE_SYSTEM_METHOD(binding_setattr)
     Py_END_ALLOW_THREADS return binding_result(status, &attributes);
 }
 
+FILE_SYSTEM_METHOD(binding_setflags)
+{
+    static char *names[] = {"node", "flags", NULL};
+    uint64_t node;
+    uint32_t flags;
+    int status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&:setflags", names, binding_convert_u64, &node,
+                                     binding_convert_u32, &flags) ||
+        !binding_enter(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS status = filesystem_setflags(self->filesystem, node, flags);
+    Py_END_ALLOW_THREADS return binding_none(status);
+}
+
+FILE_SYSTEM_METHOD(binding_may_open)
+{
+    static char *names[] = {"node", "flags", NULL};
+    uint64_t node;
+    uint32_t flags;
+    int status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&:may_open", names, binding_convert_u64, &node,
+                                     binding_convert_u32, &flags) ||
+        !binding_enter(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS status = filesystem_may_open(self->filesystem, node, flags);
+    Py_END_ALLOW_THREADS return binding_none(status);
+}
+
 FILE_SYSTEM_METHOD(binding_forget)
 {
     static char *names[] = {"node", "count", NULL};
@@ -146,18 +174,20 @@ FILE_SYSTEM_METHOD(binding_read)
 
 FILE_SYSTEM_METHOD(binding_write)
 {
-    static char *names[] = {"node", "offset", "data", NULL};
+    static char *names[] = {"node", "offset", "data", "append", NULL};
     Py_buffer data;
     uint64_t node, offset;
-    int status;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&y*:write", names, binding_convert_u64, &node,
-                                     binding_convert_u64, &offset, &data))
+    int append = 0, status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&y*|p:write", names, binding_convert_u64, &node,
+                                     binding_convert_u64, &offset, &data, &append))
         return NULL;
     if (!binding_enter(self)) {
         PyBuffer_Release(&data);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS status = filesystem_write(self->filesystem, node, offset, data.buf, (size_t)data.len);
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_write_flagged(self->filesystem, node, offset, data.buf, (size_t)data.len,
+                                 append ? (unsigned)FILESYSTEM_WRITE_APPEND : 0);
     Py_END_ALLOW_THREADS PyObject *result = status != 0 ? binding_raise(status) : PyLong_FromSsize_t(data.len);
     PyBuffer_Release(&data);
     return result;

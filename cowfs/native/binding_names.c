@@ -41,6 +41,22 @@ FILE_SYSTEM_METHOD(binding_create)
     Py_END_ALLOW_THREADS return binding_result(status, &attributes);
 }
 
+FILE_SYSTEM_METHOD(binding_create_unnamed)
+{
+    static char *names[] = {"parent", "mode", "uid", "gid", NULL};
+    struct filesystem_attributes attributes;
+    struct filesystem_creation creation = {0};
+    uint64_t parent;
+    int status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&O&O&:create_unnamed", names, binding_convert_u64,
+                                     &parent, binding_convert_u32, &creation.mode, binding_convert_u32, &creation.uid,
+                                     binding_convert_u32, &creation.gid) ||
+        !binding_enter(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS status = filesystem_create_unnamed(self->filesystem, parent, &creation, &attributes);
+    Py_END_ALLOW_THREADS return binding_result(status, &attributes);
+}
+
 FILE_SYSTEM_METHOD(binding_link)
 {
     static char *names[] = {"node", "new_parent", "new_name", NULL};

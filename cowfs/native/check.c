@@ -165,6 +165,8 @@ static int check_group_end(struct transaction *transaction, struct check_task *t
         return check_directory(transaction, task, group);
     if (group->entries != 0)
         problem(task, group->number, "has directory entries and is none");
+    if ((group->inode.flags & INODE_UNNAMED) != 0 && group->inode.nlink != 0)
+        problem(task, group->number, "has a name and is marked as made without one");
     if (group->backrefs != group->inode.nlink)
         problem(task, group->number, "link count %" PRIu32 " with %" PRIu64 " names", group->inode.nlink,
                 group->backrefs);

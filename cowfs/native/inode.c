@@ -71,6 +71,24 @@ int inode_drop_privileges(struct transaction *transaction, struct inode *inode)
     return xattr_delete_chunks(transaction, inode->number, xattr_capability_name, 0, &found);
 }
 
+int items_version_raise(struct transaction *transaction)
+{
+    uint8_t value[VOLUME_RECORD_LENGTH];
+    struct volume_record record;
+    struct store_item item;
+    struct key key;
+    key_set(&key, VOLUME_INODE, ITEM_INODE);
+    int status = transaction_get(transaction, key.bytes, key.length, &item);
+    if (status != 0)
+        return status == -ENOENT ? -EUCLEAN : status;
+    TRY(volume_record_decode(&item, &record));
+    if (record.items_version == VOLUME_ITEMS_VERSION)
+        return 0;
+    record.items_version = VOLUME_ITEMS_VERSION;
+    volume_record_encode(&record, value);
+    return transaction_put(transaction, key.bytes, key.length, value, sizeof value, STORE_VALUE_PLAIN, false);
+}
+
 /* ---- getattr ------------------------------------------------------------------------------------------------- */
 
 struct getattr_task {

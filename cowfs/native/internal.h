@@ -84,6 +84,8 @@ void lookups_promise_back(struct filesystem *filesystem);
 void lookups_raise_promised(const struct place *place, uint64_t node);
 /* The inode has no name left. Whether the kernel holds it, so that removal waits for forget. */
 bool lookups_mark_unlinked(struct filesystem *filesystem, uint64_t node);
+/* It has its first name. */
+void lookups_mark_named(struct filesystem *filesystem, uint64_t node);
 
 /* ---- inode.c ------------------------------------------------------------------------------------------------- */
 
@@ -100,8 +102,17 @@ int inode_drop_privileges(struct transaction *transaction, struct inode *inode);
 int orphan_update(struct transaction *transaction, const struct inode *inode);
 /* Removes an inode without names and lookups; nothing happens when it has either. */
 int inode_reclaim(const struct place *place);
+/* Before the first item that version 1 does not know enters a tree. */
+int items_version_raise(struct transaction *transaction);
 /* Finishes every removal and truncation that the tree has records of. */
 int orphans_finish(struct filesystem *filesystem, uint32_t view);
+
+/* ---- flags.c: -EPERM for what the inode's flags forbid ---------------------------------------------------------- */
+
+/* Any change to it, to its names, or to a name in it. */
+int inode_check_change(const struct inode *inode);
+/* A write at its end, or a new name in it. */
+int inode_check_append(const struct inode *inode);
 
 /* ---- directory.c --------------------------------------------------------------------------------------------- */
 

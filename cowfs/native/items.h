@@ -67,7 +67,7 @@ void store_le64(uint8_t *bytes, uint64_t value);
 /* ---- volume record ------------------------------------------------------------------------------------------- */
 
 #define VOLUME_RECORD_LENGTH 16u
-#define VOLUME_ITEMS_VERSION 1u
+#define VOLUME_ITEMS_VERSION 2u
 
 struct volume_record {
     uint32_t items_version;
@@ -90,9 +90,11 @@ enum inode_flags {
     INODE_TRUNCATING = 1 << 9,
     /* Has security.capability, which a write or a change of owner has to remove. */
     INODE_CAPABILITY = 1 << 10,
+    /* Made without a name, which it may still get. */
+    INODE_UNNAMED = 1 << 11,
 };
 #define INODE_FLAGS_PUBLIC ((uint32_t)(INODE_IMMUTABLE | INODE_APPEND))
-#define INODE_FLAGS_KNOWN (INODE_FLAGS_PUBLIC | (uint32_t)(INODE_INLINE | INODE_TRUNCATING | INODE_CAPABILITY))
+#define INODE_FLAGS_KNOWN (INODE_FLAGS_PUBLIC | (uint32_t)(INODE_INLINE | INODE_TRUNCATING | INODE_CAPABILITY | INODE_UNNAMED))
 
 struct inode {
     uint64_t number; /* in the key */

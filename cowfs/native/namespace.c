@@ -30,6 +30,7 @@ struct create_task {
     struct filesystem_name name;
     const struct filesystem_creation *creation;
     struct filesystem_time now;
+    bool unnamed;
     uint64_t number;
     bool number_taken;
     struct inode inode;
@@ -38,7 +39,10 @@ struct create_task {
 static void create_applied(void *argument)
 {
     struct create_task *task = argument;
-    lookups_raise_promised(&task->place, place_node(&task->place, task->inode.number));
+    uint64_t node = place_node(&task->place, task->inode.number);
+    lookups_raise_promised(&task->place, node);
+    if (task->unnamed)
+        lookups_mark_unlinked(task->place.filesystem, node);
 }
 
 static void create_fill(struct create_task *task, const struct inode *parent)
@@ -86,6 +90,16 @@ static int put_target(struct transaction *transaction, uint64_t number, struct f
     return 0;
 }
 
+static int create_nameless(struct transaction *transaction, struct create_task *task)
+{
+    task->inode.nlink = 0;
+    task->inode.flags |= (uint32_t)INODE_UNNAMED;
+    TRY(items_version_raise(transaction));
+    TRY(inode_put(transaction, &task->inode));
+    TRY(orphan_update(transaction, &task->inode));
+    return transaction_on_apply(transaction, create_applied, task);
+}
+
 static int create_body(struct transaction *transaction, void *argument)
 {
     struct create_task *task = argument;
@@ -95,13 +109,17 @@ static int create_body(struct transaction *transaction, void *argument)
     TRY(inode_get_directory(transaction, task->place.inode, &parent));
     if (parent.nlink == 0)
         return -ENOENT;
-    TRY(find_free_name(transaction, &task->place, task->name, &slot));
+    if (!task->unnamed)
+        TRY(find_free_name(transaction, &task->place, task->name, &slot));
+    TRY(inode_check_append(&parent));
     int status = inode_get(transaction, task->number, &taken);
     if (status != -ESTALE) {
         task->number_taken = status == 0;
         return status == 0 ? -EEXIST : status;
     }
     create_fill(task, &parent);
+    if (task->unnamed)
+        return create_nameless(transaction, task);
     directory_touch(&parent, 1, task->now);
     if (S_ISDIR(task->inode.mode) && ++parent.nlink > FILESYSTEM_LINKS_MAX)
         return -EMLINK;
@@ -136,6 +154,29 @@ static int creation_check(const struct filesystem_creation *creation)
     }
 }
 
+static int create_run(struct filesystem *filesystem, uint64_t parent, struct create_task *task,
+                      struct filesystem_attributes *out)
+{
+    int status = place_of_node(filesystem, parent, &task->place);
+    if (status == 0 && !place_is_writable(&task->place))
+        status = -EROFS;
+    if (status == 0)
+        status = lookups_promise(filesystem);
+    if (status != 0)
+        return status;
+    /* Another mount of the same volume in this process may have taken the number. */
+    do {
+        status = place_next_inode(&task->place, &task->number);
+        if (status == 0)
+            status = place_transact(&task->place, 0, create_body, task);
+    } while (status == -EEXIST && task->number_taken);
+    if (status == 0)
+        inode_attributes(&task->place, &task->inode, out);
+    else
+        lookups_promise_back(filesystem);
+    return status;
+}
+
 int filesystem_create(struct filesystem *filesystem, uint64_t parent, struct filesystem_name name,
                       const struct filesystem_creation *creation, struct filesystem_attributes *out)
 {
@@ -145,25 +186,15 @@ int filesystem_create(struct filesystem *filesystem, uint64_t parent, struct fil
         status = -EEXIST;
     if (status == 0)
         status = creation_check(creation);
-    if (status == 0)
-        status = place_of_node(filesystem, parent, &task.place);
-    if (status == 0 && !place_is_writable(&task.place))
-        status = -EROFS;
-    if (status == 0)
-        status = lookups_promise(filesystem);
-    if (status != 0)
-        return status;
-    /* Another mount of the same volume in this process may have taken the number. */
-    do {
-        status = place_next_inode(&task.place, &task.number);
-        if (status == 0)
-            status = place_transact(&task.place, 0, create_body, &task);
-    } while (status == -EEXIST && task.number_taken);
-    if (status == 0)
-        inode_attributes(&task.place, &task.inode, out);
-    else
-        lookups_promise_back(filesystem);
-    return status;
+    return status != 0 ? status : create_run(filesystem, parent, &task, out);
+}
+
+int filesystem_create_unnamed(struct filesystem *filesystem, uint64_t parent,
+                              const struct filesystem_creation *creation, struct filesystem_attributes *out)
+{
+    struct create_task task = {.creation = creation, .now = time_now(), .unnamed = true};
+    uint32_t type = creation->mode & S_IFMT;
+    return type != 0 && type != S_IFREG ? -EINVAL : create_run(filesystem, parent, &task, out);
 }
 
 /* ---- link ---------------------------------------------------------------------------------------------------- */
@@ -173,13 +204,17 @@ struct link_task {
     struct place parent;
     struct filesystem_name name;
     struct filesystem_time now;
+    bool first_name;
     struct inode inode;
 };
 
 static void link_applied(void *argument)
 {
     struct link_task *task = argument;
-    lookups_raise_promised(&task->place, place_node(&task->place, task->inode.number));
+    uint64_t node = place_node(&task->place, task->inode.number);
+    lookups_raise_promised(&task->place, node);
+    if (task->first_name)
+        lookups_mark_named(task->place.filesystem, node);
 }
 
 static int link_body(struct transaction *transaction, void *argument)
@@ -189,17 +224,23 @@ static int link_body(struct transaction *transaction, void *argument)
     struct inode parent;
     TRY(inode_get(transaction, task->place.inode, &task->inode));
     TRY(inode_get_directory(transaction, task->parent.inode, &parent));
-    if (parent.nlink == 0 || task->inode.nlink == 0)
+    task->first_name = task->inode.nlink == 0;
+    if (parent.nlink == 0 || (task->first_name && (task->inode.flags & INODE_UNNAMED) == 0))
         return -ENOENT;
     TRY(find_free_name(transaction, &task->parent, task->name, &slot));
     if (S_ISDIR(task->inode.mode))
         return -EPERM;
+    TRY(inode_check_append(&parent));
+    TRY(inode_check_change(&task->inode));
     if (++task->inode.nlink > FILESYSTEM_LINKS_MAX)
         return -EMLINK;
     task->inode.ctime = task->now;
     directory_touch(&parent, 1, task->now);
     TRY(directory_put(transaction, parent.number, slot.cookie, task->name, task->inode.number,
                       (uint8_t)(task->inode.mode >> 12)));
+    task->inode.flags &= ~(uint32_t)INODE_UNNAMED;
+    if (task->first_name)
+        TRY(orphan_update(transaction, &task->inode));
     TRY(inode_put(transaction, &task->inode));
     TRY(inode_put(transaction, &parent));
     return transaction_on_apply(transaction, link_applied, task);
@@ -255,6 +296,8 @@ static int unlink_body(struct transaction *transaction, void *argument)
     int status = inode_get(transaction, slot.child, &task->inode);
     if (status != 0)
         return status == -ESTALE ? -EUCLEAN : status;
+    TRY(inode_check_change(&parent));
+    TRY(inode_check_change(&task->inode));
     if (S_ISDIR(task->inode.mode) != task->directory)
         return task->directory ? -ENOTDIR : -EISDIR;
     if (task->directory)

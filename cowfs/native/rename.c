@@ -113,6 +113,16 @@ static int move_parent(struct inode *child, struct inode *from, struct inode *to
     return 0;
 }
 
+static int rename_check_flags(const struct rename_ends *ends)
+{
+    TRY(inode_check_change(&ends->old_directory));
+    TRY(inode_check_change(&ends->moved));
+    if (!ends->is_met)
+        return inode_check_append(ends->new_directory);
+    TRY(inode_check_change(ends->new_directory));
+    return inode_check_change(&ends->met);
+}
+
 static uint8_t inode_type(const struct inode *inode)
 {
     return (uint8_t)(inode->mode >> 12);
@@ -178,6 +188,7 @@ static int rename_body(struct transaction *transaction, void *argument)
     TRY(rename_check(transaction, task, &ends));
     if (ends.is_met && ends.met.number == ends.moved.number)
         return 0;
+    TRY(rename_check_flags(&ends));
     if (task->flags == FILESYSTEM_RENAME_EXCHANGE)
         TRY(rename_exchange(transaction, task, &ends));
     else

@@ -111,6 +111,14 @@ static int change_size(struct transaction *transaction, struct setattr_task *tas
     return truncate_marks(transaction, inode, task->more);
 }
 
+/* An append-only inode has its times set to the present by those who append to it. */
+static int setattr_check(const struct filesystem_change *change, const struct inode *inode)
+{
+    unsigned times = FILESYSTEM_SET_ATIME | FILESYSTEM_SET_MTIME | FILESYSTEM_SET_CTIME | FILESYSTEM_SET_NOW;
+    bool only_now = (change->fields & FILESYSTEM_SET_NOW) != 0 && (change->fields & ~times) == 0;
+    return only_now ? inode_check_append(inode) : inode_check_change(inode);
+}
+
 static int setattr_body(struct transaction *transaction, void *argument)
 {
     struct setattr_task *task = argument;
@@ -119,6 +127,7 @@ static int setattr_body(struct transaction *transaction, void *argument)
     task->again = task->truncating = task->more = task->prepared_used = false;
     task->in_place = NULL;
     TRY(inode_get(transaction, task->place.inode, inode));
+    TRY(setattr_check(change, inode));
     inode->ctime = (change->fields & FILESYSTEM_SET_CTIME) != 0 ? change->ctime : task->now;
     if ((change->fields & (FILESYSTEM_SET_UID | FILESYSTEM_SET_GID)) != 0)
         TRY(inode_drop_privileges(transaction, inode));

@@ -425,6 +425,15 @@ bool lookups_mark_unlinked(struct filesystem *filesystem, uint64_t node)
     return value != NULL;
 }
 
+void lookups_mark_named(struct filesystem *filesystem, uint64_t node)
+{
+    pthread_mutex_lock(&filesystem->view_mutex);
+    uint64_t *value = map_get(&filesystem->lookups, node);
+    if (value != NULL)
+        *value &= ~(uint64_t)LOOKUP_UNLINKED;
+    pthread_mutex_unlock(&filesystem->view_mutex);
+}
+
 uint64_t filesystem_lookup_count(struct filesystem *filesystem, uint64_t node)
 {
     pthread_mutex_lock(&filesystem->view_mutex);

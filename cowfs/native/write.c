@@ -38,6 +38,7 @@ struct write_task {
     uint64_t end;
     const uint8_t *bytes;
     bool moves_inline; /* no bytes are written: inline content moves to block 0 */
+    bool appends;      /* an append-only file takes it */
     bool zeroes;       /* part of a block, only where the file has it; the size stays */
     uint64_t first;
     uint32_t count;
@@ -104,6 +105,8 @@ static int write_inode(struct transaction *transaction, struct write_task *task,
     TRY(inode_get(transaction, task->place.inode, inode));
     if (!S_ISREG(inode->mode))
         return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
+    if (!task->moves_inline)
+        TRY(task->appends ? inode_check_append(inode) : inode_check_change(inode));
     task->truncating = !task->zeroes && task->end > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0;
     task->again = task->truncating;
     return task->again ? -ECANCELED : 0;
@@ -330,7 +333,13 @@ int write_zeros(const struct place *place, uint64_t offset, uint32_t length)
 int filesystem_write(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
                      size_t length_bytes)
 {
-    struct write_task task = {.now = time_now()};
+    return filesystem_write_flagged(filesystem, node, offset_bytes, bytes, length_bytes, 0);
+}
+
+int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
+                             size_t length_bytes, unsigned flags)
+{
+    struct write_task task = {.now = time_now(), .appends = (flags & FILESYSTEM_WRITE_APPEND) != 0};
     int status = place_of_node(filesystem, node, &task.place);
     if (status == 0 && !place_is_writable(&task.place))
         status = -EROFS;

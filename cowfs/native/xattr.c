@@ -105,6 +105,7 @@ static int setxattr_body(struct transaction *transaction, void *argument)
     size_t at = 0;
     uint32_t chunk = 0;
     TRY(inode_get(transaction, task->place.inode, &inode));
+    TRY(inode_check_change(&inode));
     TRY(xattr_delete_chunks(transaction, inode.number, task->name, 0, &exists));
     if (exists && task->flags == FILESYSTEM_XATTR_CREATE)
         return -EEXIST;
@@ -140,6 +141,7 @@ static int removexattr_body(struct transaction *transaction, void *argument)
     struct inode inode;
     bool exists;
     TRY(inode_get(transaction, task->place.inode, &inode));
+    TRY(inode_check_change(&inode));
     TRY(xattr_delete_chunks(transaction, inode.number, task->name, 0, &exists));
     if (!exists)
         return -ENODATA;

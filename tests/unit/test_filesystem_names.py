@@ -473,7 +473,7 @@ def test_items_of_a_newer_version_are_refused(pool: Pool) -> None:
     FileSystem.initialize(pool.store, volume_id, uid=0, gid=0)
     record = pool.store.get(volume_id, bytes(8) + b"\x01")
     assert record is not None
-    pool.store.put(volume_id, bytes(8) + b"\x01", (2).to_bytes(4, "little") + record[4:])
+    pool.store.put(volume_id, bytes(8) + b"\x01", (3).to_bytes(4, "little") + record[4:])
     with fails(errno.EPROTONOSUPPORT):
         FileSystem(pool.store, volume_id)
 
