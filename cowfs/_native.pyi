@@ -95,6 +95,9 @@ class FileSystem:
     def allocate(self, node: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2): modes 0, 1 (KEEP_SIZE), 3 (PUNCH_HOLE), 0x10 and 0x11 (ZERO_RANGE); others EOPNOTSUPP. Sets
         no space aside: ENOSPC when the range certainly does not fit now."""
+    def copy_range(self, node_in: int, offset_in: int, node_out: int, offset_out: int, length: int) -> int:
+        """copy_file_range(2): how many bytes, 0 only at the end of node_in. Whole blocks within one tree are shared.
+        EINVAL when the ranges overlap in one file."""
     def fsync(self, node: int) -> None:
         """Durable when it returns. The store is one journal, so this commits everything before it."""
 

@@ -379,6 +379,8 @@ static PyMethodDef file_system_methods[] = {
     METHOD("write", binding_write, "($self, /, node, offset, data, append=False)\n--\n\nReturns the length of data."),
     METHOD("seek", binding_seek, "($self, /, node, offset, hole)\n--\n\nSEEK_DATA, or SEEK_HOLE; ENXIO."),
     METHOD("allocate", binding_allocate, "($self, /, node, mode, offset, length)\n--\n\nfallocate(2)."),
+    METHOD("copy_range", binding_copy_range,
+           "($self, /, node_in, offset_in, node_out, offset_out, length)\n--\n\ncopy_file_range(2): bytes copied."),
     METHOD("fsync", binding_fsync, "($self, /, node)\n--\n\nDurable when it returns."),
     METHOD("getxattr", binding_getxattr, "($self, /, node, name)\n--\n\nThe value; ENODATA."),
     METHOD("setxattr", binding_setxattr, "($self, /, node, name, value, flags=0)\n--\n\n1 CREATE, 2 REPLACE."),

@@ -72,5 +72,6 @@ FILE_SYSTEM_METHOD(binding_listxattr);
 /* ---- binding_ranges.c ---------------------------------------------------------------------------------------- */
 FILE_SYSTEM_METHOD(binding_seek);
 FILE_SYSTEM_METHOD(binding_allocate);
+FILE_SYSTEM_METHOD(binding_copy_range);
 
 #endif

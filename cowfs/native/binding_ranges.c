@@ -28,3 +28,18 @@ FILE_SYSTEM_METHOD(binding_allocate)
     Py_BEGIN_ALLOW_THREADS status = filesystem_allocate(self->filesystem, node, mode, offset, length);
     Py_END_ALLOW_THREADS return binding_none(status);
 }
+
+FILE_SYSTEM_METHOD(binding_copy_range)
+{
+    static char *names[] = {"node_in", "offset_in", "node_out", "offset_out", "length", NULL};
+    uint64_t node_in, offset_in, node_out, offset_out, length, copied = 0;
+    int status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&O&O&O&:copy_range", names, binding_convert_u64, &node_in,
+                                     binding_convert_u64, &offset_in, binding_convert_u64, &node_out,
+                                     binding_convert_u64, &offset_out, binding_convert_u64, &length) ||
+        !binding_enter(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_copy_range(self->filesystem, node_in, offset_in, node_out, offset_out, length, &copied);
+    Py_END_ALLOW_THREADS return status != 0 ? binding_raise(status) : PyLong_FromUnsignedLongLong(copied);
+}

@@ -1,5 +1,6 @@
 /* Checking one tree: a scan in key order, so that each inode's items come together and behind it, and for each link
- * between two inodes a look at its other end. Pages of CHECK_ITEMS_MAX items keep the store lock for short times; what
+ * between two inodes a look at its other end. Shared blocks come first, with inode 0, and are kept in memory to be
+ * compared with the extents that borrow them. Pages of CHECK_ITEMS_MAX items keep the store lock for short times; what
  * a page finds counts only when its body came to its end. */
 #include "internal.h"
 
@@ -14,6 +15,25 @@
 /* An item and the end of the inode before it have fewer problems than this together; a page's rest goes uncounted. */
 #define PAGE_MESSAGES_MAX 128u
 #define DEPTH_MAX 65536u
+
+/* An item of a page that has to do with shared blocks. */
+enum sharing_kind { SHARING_RUN, SHARING_REFERENCES, SHARING_BORROWED, SHARING_OWNED };
+struct sharing {
+    enum sharing_kind kind;
+    uint64_t inode;
+    uint64_t address;
+    uint32_t blocks;
+    uint32_t count;
+};
+
+/* Blocks that extents share, and a sum over what refers to them: a block that is referred to n times adds n times a
+ * number of its own, so the sums agree when each block of the run is referred to as often as the run says. */
+struct checked_run {
+    uint64_t address;
+    uint32_t blocks;
+    uint32_t count;
+    uint64_t sum;
+};
 
 /* What was seen of one inode's items so far. */
 struct group {
@@ -38,10 +58,15 @@ struct check_task {
     bool started;
     struct key after;
     struct group group;
+    struct checked_run *runs; /* in the order of their addresses */
+    size_t run_count;
+    size_t run_capacity;
     /* of the page under way */
     struct key page_after;
     struct group page_group;
     bool page_last;
+    uint32_t page_sharings;
+    struct sharing sharings[CHECK_ITEMS_MAX];
     uint32_t page_messages;
     char messages[PAGE_MESSAGES_MAX][MESSAGE_LENGTH_MAX];
 };
@@ -74,6 +99,99 @@ static int item_look(struct transaction *transaction, const struct key *key, str
     int status = transaction_get(transaction, key->bytes, key->length, item);
     *present = status == 0;
     return status == -ENOENT ? 0 : status;
+}
+
+/* ---- shared blocks ------------------------------------------------------------------------------------------- */
+
+static uint64_t blocks_sum(uint64_t address, uint32_t blocks)
+{
+    uint64_t sum = 0;
+    for (uint64_t block = address; block < address + blocks; block++)
+        sum += store_checksum(&block, sizeof block);
+    return sum;
+}
+
+/* The first run that ends behind an address; NULL when there is none. */
+static struct checked_run *run_behind(struct check_task *task, uint64_t address)
+{
+    size_t low = 0, high = task->run_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (task->runs[middle].address + task->runs[middle].blocks <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low == task->run_count ? NULL : &task->runs[low];
+}
+
+static int run_add(struct check_task *task, const struct sharing *sharing)
+{
+    const struct checked_run *last = task->run_count == 0 ? NULL : &task->runs[task->run_count - 1];
+    if (last != NULL && last->address + last->blocks > sharing->address)
+        problem(task, VOLUME_INODE, "shared blocks overlap at %" PRIu64, sharing->address);
+    if (task->run_count == task->run_capacity) {
+        size_t capacity = task->run_capacity == 0 ? 64 : 2 * task->run_capacity;
+        struct checked_run *grown = realloc(task->runs, capacity * sizeof *grown);
+        if (grown == NULL)
+            return -ENOMEM;
+        task->runs = grown;
+        task->run_capacity = capacity;
+    }
+    task->runs[task->run_count++] = (struct checked_run){.address = sharing->address, .blocks = sharing->blocks};
+    return 0;
+}
+
+static void borrowed_add(struct check_task *task, const struct sharing *sharing)
+{
+    uint64_t at = sharing->address, end = at + sharing->blocks;
+    while (at < end) {
+        struct checked_run *run = run_behind(task, at);
+        if (run == NULL || run->address > at) {
+            problem(task, sharing->inode, "borrows block %" PRIu64 ", which is not shared", at);
+            return;
+        }
+        uint64_t to = run->address + run->blocks < end ? run->address + run->blocks : end;
+        run->sum += blocks_sum(at, (uint32_t)(to - at));
+        at = to;
+    }
+}
+
+/* Outside the body, which may run more than once. */
+static int sharing_take(struct check_task *task, const struct sharing *sharing)
+{
+    struct checked_run *run = sharing->kind == SHARING_RUN ? NULL : run_behind(task, sharing->address);
+    switch (sharing->kind) {
+    case SHARING_RUN:
+        return run_add(task, sharing);
+    case SHARING_REFERENCES:
+        if (run == NULL || run->address != sharing->address)
+            problem(task, VOLUME_INODE, "references to %" PRIu64 ", where no shared blocks begin", sharing->address);
+        else
+            run->count = sharing->count;
+        return 0;
+    case SHARING_BORROWED:
+        borrowed_add(task, sharing);
+        return 0;
+    case SHARING_OWNED:
+        if (run != NULL && run->address < sharing->address + sharing->blocks)
+            problem(task, sharing->inode, "owns block %" PRIu64 ", which is shared", sharing->address);
+        return 0;
+    }
+    return 0;
+}
+
+static void check_run(struct check_task *task, const struct checked_run *run)
+{
+    task->page_messages = 0;
+    if (run->count == 0 || run->sum != run->count * blocks_sum(run->address, run->blocks))
+        problem(task, VOLUME_INODE, "shared blocks at %" PRIu64 " count %" PRIu32 " references, and have others",
+                run->address, run->count);
+}
+
+static void sharing_note(struct check_task *task, const struct sharing *sharing)
+{
+    task->sharings[task->page_sharings++] = *sharing;
 }
 
 /* ---- the end of an inode's items ----------------------------------------------------------------------------- */
@@ -178,12 +296,22 @@ static int check_group_end(struct transaction *transaction, struct check_task *t
 static int check_volume_item(struct transaction *transaction, struct check_task *task, const struct store_item *item,
                              const struct key_fields *fields)
 {
+    struct store_extent extent;
     struct inode inode;
     uint64_t number;
+    uint32_t count;
     uint8_t kinds;
     bool valid;
     if (fields->type == ITEM_INODE || fields->type >= ITEM_INDEX_FIRST)
         return 0;
+    if (fields->type == ITEM_SHARED && shared_decode(item, &extent) == 0) {
+        sharing_note(task, &(struct sharing){SHARING_RUN, VOLUME_INODE, extent.address, extent.blocks, 0});
+        return 0;
+    }
+    if (fields->type == ITEM_REFERENCES && key_number(fields, &number) == 0 && references_decode(item, &count) == 0) {
+        sharing_note(task, &(struct sharing){SHARING_REFERENCES, VOLUME_INODE, number, 0, count});
+        return 0;
+    }
     if (fields->type != ITEM_ORPHAN || key_number(fields, &number) != 0 || orphan_decode(item, &kinds) != 0) {
         problem(task, VOLUME_INODE, "unknown or damaged item of type %u", fields->type);
         return 0;
@@ -266,6 +394,9 @@ static void check_extent(struct check_task *task, struct group *group, const str
         problem(task, group->number, "extents overlap at block %" PRIu64, logical);
     group->extents_end = logical + extent.blocks;
     group->blocks += extent.blocks;
+    bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
+    sharing_note(task, &(struct sharing){borrowed ? SHARING_BORROWED : SHARING_OWNED, group->number, extent.address,
+                                         extent.blocks, 0});
 }
 
 static void check_xattr(struct check_task *task, struct group *group, const struct store_item *item,
@@ -350,6 +481,7 @@ static int check_page_body(struct transaction *transaction, void *argument)
     struct key_fields fields;
     struct cursor cursor;
     task->page_messages = 0;
+    task->page_sharings = 0;
     task->page_last = false;
     *group = task->group;
     int status = cursor_seek(transaction, &cursor, task->after.bytes, task->after.length);
@@ -395,7 +527,16 @@ int64_t filesystem_check(struct filesystem *filesystem, uint64_t object_id, file
         task->after = task->page_after;
         task->group = task->page_group;
         task->started = true;
+        for (uint32_t at = 0; status == 0 && at < task->page_sharings; at++)
+            status = sharing_take(task, &task->sharings[at]);
     }
+    for (size_t at = 0; status == 0 && at < task->run_count; at++) {
+        check_run(task, &task->runs[at]);
+        for (uint32_t message = 0; message < task->page_messages; message++)
+            report(argument, task->messages[message]);
+        problems += task->page_messages;
+    }
+    free(task->runs);
     free(task);
     return status != 0 ? status : problems;
 }

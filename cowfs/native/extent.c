@@ -13,9 +13,9 @@ int extent_of_item(const struct store_item *item, uint64_t inode, uint64_t *logi
         return -ENOENT;
     TRY(key_parse(item, &fields));
     TRY(key_number(&fields, logical));
-    if (item->kind != STORE_VALUE_EXTENT)
-        return -EUCLEAN;
     TRY(store_extent_decode(item->value, item->value_length, out));
+    if (out->flags != (item->kind == STORE_VALUE_EXTENT ? 0 : EXTENT_BORROWED))
+        return -EUCLEAN;
     if (out->compression != 0 || out->blocks != out->logical_blocks || out->checksum_count != out->blocks)
         return -EUCLEAN;
     return *logical > LOGICAL_BLOCKS_MAX - out->blocks ? -EUCLEAN : 0;
@@ -23,12 +23,18 @@ int extent_of_item(const struct store_item *item, uint64_t inode, uint64_t *logi
 
 /* To the last extent that begins at or before the block, or to whatever item stands there. The volume record comes
  * before all extents, so there is always an item. */
-static int extent_seek(struct transaction *transaction, struct cursor *cursor, uint64_t inode, uint64_t block)
+static int extent_seek_last(struct transaction *transaction, struct cursor *cursor, uint64_t inode, uint64_t block)
 {
     struct key key;
     key_set_number(&key, inode, ITEM_EXTENT, block);
     int status = cursor_seek_last(transaction, cursor, key.bytes, key.length);
     return status == -ENOENT ? -EUCLEAN : status;
+}
+
+int extent_seek(struct transaction *transaction, struct cursor *cursor, uint64_t inode, uint64_t block)
+{
+    TRY(extent_seek_last(transaction, cursor, inode, block));
+    return key_is_of(&cursor->item, inode, ITEM_EXTENT) ? 0 : cursor_next(transaction, cursor);
 }
 
 int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, uint32_t count,
@@ -39,8 +45,6 @@ int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, 
     uint64_t logical, end = first + count;
     memset(out, 0, count * sizeof *out);
     int status = extent_seek(transaction, &cursor, inode, first);
-    if (status == 0 && !key_is_of(&cursor.item, inode, ITEM_EXTENT))
-        status = cursor_next(transaction, &cursor);
     while (status == 0) {
         status = extent_of_item(&cursor.item, inode, &logical, &extent);
         if (status != 0 || logical >= end)
@@ -66,8 +70,6 @@ int extent_seek_edge(struct transaction *transaction, uint64_t inode, uint64_t b
     *found = block;
     *more = false;
     int status = extent_seek(transaction, &cursor, inode, block);
-    if (status == 0 && !key_is_of(&cursor.item, inode, ITEM_EXTENT))
-        status = cursor_next(transaction, &cursor);
     for (; status == 0; status = cursor_next(transaction, &cursor)) {
         status = extent_of_item(&cursor.item, inode, &logical, &extent);
         if (status != 0)
@@ -93,11 +95,12 @@ int extent_put(struct transaction *transaction, uint64_t inode, const struct ext
     struct key key;
     key_set_number(&key, inode, ITEM_EXTENT, piece->logical);
     size_t length = store_extent_encode(&piece->extent, piece->checksums, value);
-    return transaction_put(transaction, key.bytes, key.length, value, length, STORE_VALUE_EXTENT, fresh);
+    bool borrowed = (piece->extent.flags & EXTENT_BORROWED) != 0;
+    return transaction_put(transaction, key.bytes, key.length, value, length,
+                           borrowed ? STORE_VALUE_PLAIN : STORE_VALUE_EXTENT, fresh);
 }
 
-/* The part [from, to) of an extent that begins at `logical`. */
-static void piece_of(struct extent_piece *piece, const struct store_item *item, const struct store_extent *extent,
+void extent_piece_of(struct extent_piece *piece, const struct store_item *item, const struct store_extent *extent,
                      uint64_t logical, uint64_t from, uint64_t to)
 {
     piece->logical = from;
@@ -115,16 +118,25 @@ int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block,
     struct store_extent extent;
     struct cursor cursor;
     uint64_t logical;
-    TRY(extent_seek(transaction, &cursor, inode, block));
+    TRY(extent_seek_last(transaction, &cursor, inode, block));
     TRY(extent_of_item(&cursor.item, inode, &logical, &extent));
     if (block - logical >= extent.blocks)
         return -ENOENT;
-    piece_of(out, &cursor.item, &extent, logical, logical, logical + extent.blocks);
+    extent_piece_of(out, &cursor.item, &extent, logical, logical, logical + extent.blocks);
     return 0;
 }
 
 int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last, uint32_t items_max,
                struct extent_piece *before, bool *more)
+{
+    struct shared_changes changes;
+    shared_begin(&changes);
+    TRY(extent_cut_gathering(transaction, inode, first, last, items_max, before, &changes, more));
+    return shared_apply(transaction, &changes);
+}
+
+int extent_cut_gathering(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last,
+                         uint32_t items_max, struct extent_piece *before, struct shared_changes *changes, bool *more)
 {
     struct store_extent extent;
     struct extent_piece after;
@@ -134,8 +146,6 @@ int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t fi
     before->extent.blocks = 0;
     *more = false;
     int status = extent_seek(transaction, &cursor, inode->number, first == 0 ? 0 : first - 1);
-    if (status == 0 && !key_is_of(&cursor.item, inode->number, ITEM_EXTENT))
-        status = cursor_next(transaction, &cursor);
     for (; status == 0; status = cursor_next(transaction, &cursor)) {
         status = extent_of_item(&cursor.item, inode->number, &logical, &extent);
         if (status != 0 || logical > last)
@@ -143,26 +153,32 @@ int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t fi
         uint64_t end = logical + extent.blocks;
         if (end <= first) {
             if (end == first)
-                piece_of(before, &cursor.item, &extent, logical, logical, end);
+                extent_piece_of(before, &cursor.item, &extent, logical, logical, end);
             continue;
         }
-        if (items++ == items_max) {
+        bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
+        bool room = !borrowed || items_max == UINT32_MAX || shared_has_room(changes, extent.blocks);
+        if (items++ == items_max || !room) {
             *more = true;
             break;
         }
         uint64_t from = logical < first ? first : logical;
         uint64_t to = end - 1 > last ? last + 1 : end;
         if (logical < from) {
-            piece_of(before, &cursor.item, &extent, logical, logical, from);
+            extent_piece_of(before, &cursor.item, &extent, logical, logical, from);
             TRY(extent_put(transaction, inode->number, before, false));
         } else {
             TRY(transaction_delete(transaction, cursor.item.key, cursor.item.key_length));
         }
         if (to < end) {
-            piece_of(&after, &cursor.item, &extent, logical, to, end);
+            extent_piece_of(&after, &cursor.item, &extent, logical, to, end);
             TRY(extent_put(transaction, inode->number, &after, false));
         }
-        TRY(transaction_kill(transaction, extent.address + (from - logical), (uint32_t)(to - from), extent.birth));
+        uint64_t address = extent.address + (from - logical);
+        if (borrowed)
+            TRY(shared_change(transaction, changes, address, (uint32_t)(to - from), false));
+        else
+            TRY(transaction_kill(transaction, address, (uint32_t)(to - from), extent.birth));
         if (inode->blocks < to - from)
             return -EUCLEAN;
         inode->blocks -= to - from;
@@ -176,7 +192,8 @@ int extent_add(struct transaction *transaction, struct inode *inode, uint64_t lo
     uint64_t birth = transaction_epoch(transaction);
     for (uint32_t at = 0, count; at < blocks; at += count) {
         uint32_t held = before->extent.blocks;
-        bool grows = held != 0 && before->extent.birth == birth && before->logical + held == logical + at &&
+        bool grows = held != 0 && before->extent.flags == 0 && before->extent.birth == birth &&
+                     before->logical + held == logical + at &&
                      before->extent.address + held == address + at;
         count = blocks - at < STORE_EXTENT_BLOCKS_MAX ? blocks - at : STORE_EXTENT_BLOCKS_MAX;
         if (!grows || held + count > STORE_EXTENT_BLOCKS_MAX) {
@@ -196,6 +213,8 @@ int extent_add(struct transaction *transaction, struct inode *inode, uint64_t lo
 
 uint8_t *extent_in_place(struct transaction *transaction, const struct extent_piece *piece, uint64_t block)
 {
+    if ((piece->extent.flags & EXTENT_BORROWED) != 0)
+        return NULL;
     return transaction_data_in_place(transaction, piece->extent.address + (block - piece->logical),
                                      piece->extent.birth);
 }

@@ -142,6 +142,8 @@ static int reclaim_body(struct transaction *transaction, void *argument)
     struct cursor cursor;
     struct key key;
     uint32_t items = 0;
+    struct shared_changes changes;
+    shared_begin(&changes);
     task->more = false;
     TRY(inode_get(transaction, number, &inode));
     if (inode.nlink != 0 || filesystem_lookup_count(task->place.filesystem, place_node(&task->place, number)) != 0)
@@ -151,17 +153,26 @@ static int reclaim_body(struct transaction *transaction, void *argument)
     while (status == 0 && cursor.item.key_length >= KEY_PREFIX_LENGTH && load_be64(cursor.item.key) == number) {
         if (items++ == REMOVAL_ITEMS_MAX) {
             task->more = true;
-            return 0;
+            return shared_apply(transaction, &changes);
         }
         if (key_is_of(&cursor.item, number, ITEM_EXTENT)) {
             TRY(extent_of_item(&cursor.item, number, &logical, &extent));
-            TRY(transaction_kill(transaction, extent.address, extent.blocks, extent.birth));
+            bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
+            if (borrowed && !shared_has_room(&changes, extent.blocks)) {
+                task->more = true;
+                return shared_apply(transaction, &changes);
+            }
+            if (borrowed)
+                TRY(shared_change(transaction, &changes, extent.address, extent.blocks, false));
+            else
+                TRY(transaction_kill(transaction, extent.address, extent.blocks, extent.birth));
         }
         TRY(transaction_delete(transaction, cursor.item.key, cursor.item.key_length));
         status = cursor_next(transaction, &cursor);
     }
     if (status != 0 && status != -ENOENT)
         return status;
+    TRY(shared_apply(transaction, &changes));
     key_set_number(&key, VOLUME_INODE, ITEM_ORPHAN, number);
     TRY(transaction_delete(transaction, key.bytes, key.length));
     key_set(&key, number, ITEM_INODE);

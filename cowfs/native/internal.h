@@ -147,6 +147,8 @@ struct block_address {
     uint64_t address; /* 0: a hole */
     uint64_t checksum;
 };
+/* To the first extent that may lie at the block or behind it, or to whatever item comes then; -ENOENT at the end. */
+int extent_seek(struct transaction *transaction, struct cursor *cursor, uint64_t inode, uint64_t block);
 /* Where blocks [first, first + count) are. */
 int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, uint32_t count,
                struct block_address *out);
@@ -160,11 +162,18 @@ struct extent_piece {
 };
 /* The whole extent that a block lies in; -ENOENT for a hole. */
 int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block, struct extent_piece *out);
+/* The part [from, to) of an extent that begins at `logical`. */
+void extent_piece_of(struct extent_piece *piece, const struct store_item *item, const struct store_extent *extent,
+                     uint64_t logical, uint64_t from, uint64_t to);
 /* Takes [first, last] out of the file: splits, shortens, deletes extents and kills exactly the blocks in the range.
  * Looks at no more than `items_max` extents; *more tells that some are left. `before` becomes the piece that ends at
  * `first`, as it is afterwards. The tree must not have gathered changes to extents of this inode. */
 int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last, uint32_t items_max,
                struct extent_piece *before, bool *more);
+/* The same, for a body that changes references otherwise too: what it gathers is still to be applied. */
+struct shared_changes;
+int extent_cut_gathering(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last,
+                         uint32_t items_max, struct extent_piece *before, struct shared_changes *changes, bool *more);
 int extent_put(struct transaction *transaction, uint64_t inode, const struct extent_piece *piece, bool fresh);
 /* The first block from `block` on that is mapped (-ENOENT when there is none), or with `hole` is not. After `items_max`
  * extents *more tells to go on at *found. */
@@ -175,7 +184,33 @@ int extent_seek_edge(struct transaction *transaction, uint64_t inode, uint64_t b
 int extent_add(struct transaction *transaction, struct inode *inode, uint64_t logical, uint64_t address,
                uint32_t blocks, const uint64_t *checksums, struct extent_piece *before);
 
-/* ---- read.c, write.c, setattr.c, allocate.c ----------------------------------------------------------------------------- */
+/* ---- shared.c: blocks that several extents refer to ------------------------------------------------------------ */
+
+#define SHARED_RUNS_MAX 64u
+struct shared_run {
+    struct store_extent extent;
+    uint32_t count; /* in the tree */
+    uint32_t counts[STORE_EXTENT_BLOCKS_MAX];
+};
+/* What one transaction changes of references. */
+struct shared_changes {
+    uint32_t extents;
+    uint32_t run_count;
+    struct shared_run runs[SHARED_RUNS_MAX];
+};
+void shared_begin(struct shared_changes *changes);
+/* Whether a further extent of so many blocks surely fits one transaction. */
+bool shared_has_room(const struct shared_changes *changes, uint32_t blocks);
+/* One extent more (`taken`) or less refers to these blocks. -E2BIG when there is no room. */
+int shared_change(struct transaction *transaction, struct shared_changes *changes, uint64_t address, uint32_t blocks,
+                  bool taken);
+/* Once in a body, at its end. */
+int shared_apply(struct transaction *transaction, const struct shared_changes *changes);
+/* Moves what blocks [first, last] of a file own to the volume, the first `items_max` extents of them. */
+int extent_lend(struct transaction *transaction, uint64_t inode, uint64_t first, uint64_t last, uint32_t items_max);
+int shared_decode(const struct store_item *item, struct store_extent *out);
+
+/* ---- read.c, write.c, setattr.c, allocate.c --------------------------------------------------------------------- */
 
 /* Looks at one mapping that may give a wrong checksum before that is an error: a block may be freed, used again or
  * changed in place between look-up and read, and even look the same again. */
@@ -198,6 +233,8 @@ int inline_put(struct transaction *transaction, struct inode *inode, const uint8
 uint8_t *extent_in_place(struct transaction *transaction, const struct extent_piece *piece, uint64_t block);
 /* Removes what a truncation left past the size. Nothing happens when there is none. */
 int truncate_finish(const struct place *place);
+/* Moves inline bytes to block 0. */
+int write_move_inline(const struct place *place);
 /* Zeros in place of what one block has there; nothing happens to a hole, nor to the size. */
 int write_zeros(const struct place *place, uint64_t offset, uint32_t length);
 /* Makes [offset, end) read as zeros, up to the end of the file. */

@@ -294,3 +294,16 @@ int orphan_decode(const struct store_item *item, uint8_t *kinds)
     *kinds = item->value[0];
     return *kinds == 0 || *kinds > (ORPHAN_UNLINKED | ORPHAN_TRUNCATING) ? -EUCLEAN : 0;
 }
+
+void references_encode(uint32_t count, uint8_t out[REFERENCES_LENGTH])
+{
+    store_le32(out, count);
+}
+
+int references_decode(const struct store_item *item, uint32_t *count)
+{
+    if (item->value_length != REFERENCES_LENGTH || item->kind != STORE_VALUE_PLAIN)
+        return -EUCLEAN;
+    *count = load_le32(item->value);
+    return *count == 0 ? -EUCLEAN : 0;
+}

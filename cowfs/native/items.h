@@ -7,7 +7,8 @@
  *   BACKREF [parent u64][name]         -> cookie u64 of the entry that names this inode
  *   DIRENT  [cookie u64]               -> child u64, file type u8, name
  *   EXTENT  [logical block u64]        -> encoded struct store_extent
- * Inode number 0 holds what belongs to the volume: INODE -> volume record, ORPHAN [inode u64] -> kinds u8.
+ * Inode number 0 holds what belongs to the volume: INODE -> volume record, ORPHAN [inode u64] -> kinds u8,
+ * SHARED [address u64] -> encoded struct store_extent, REFERENCES [address u64] -> u32, see shared.c.
  * Types from ITEM_INDEX_FIRST on are kept for indexed attributes. Numbers in values are little-endian. */
 #ifndef COWFS_ITEMS_H
 #define COWFS_ITEMS_H
@@ -24,6 +25,8 @@ enum item_type {
     ITEM_DIRENT = 0x05,
     ITEM_EXTENT = 0x07,
     ITEM_ORPHAN = 0x08,
+    ITEM_SHARED = 0x09,
+    ITEM_REFERENCES = 0x0a,
     ITEM_INDEX_FIRST = 0x10,
 };
 
@@ -40,7 +43,8 @@ struct key {
 
 void key_set(struct key *key, uint64_t inode, enum item_type type);
 void key_set_chunk(struct key *key, uint64_t inode, enum item_type type, uint8_t chunk);
-/* With a number after the type: DIRENT (cookie), EXTENT (logical block), ORPHAN (inode). */
+/* With a number after the type: DIRENT (cookie), EXTENT (logical block), ORPHAN (inode), SHARED and REFERENCES
+ * (address). */
 void key_set_number(struct key *key, uint64_t inode, enum item_type type, uint64_t number);
 /* Chunk 0 of a name; the chunk is the last byte. */
 void key_set_xattr(struct key *key, uint64_t inode, struct filesystem_name name, uint8_t chunk);
@@ -94,7 +98,8 @@ enum inode_flags {
     INODE_UNNAMED = 1 << 11,
 };
 #define INODE_FLAGS_PUBLIC ((uint32_t)(INODE_IMMUTABLE | INODE_APPEND))
-#define INODE_FLAGS_KNOWN (INODE_FLAGS_PUBLIC | (uint32_t)(INODE_INLINE | INODE_TRUNCATING | INODE_CAPABILITY | INODE_UNNAMED))
+#define INODE_FLAGS_KNOWN                                                                                              \
+    (INODE_FLAGS_PUBLIC | (uint32_t)(INODE_INLINE | INODE_TRUNCATING | INODE_CAPABILITY | INODE_UNNAMED))
 
 struct inode {
     uint64_t number; /* in the key */
@@ -149,5 +154,12 @@ int xattr_key_parse(const struct key_fields *fields, struct filesystem_name *nam
 
 enum orphan_kinds { ORPHAN_UNLINKED = 1, ORPHAN_TRUNCATING = 2 }; /* bits: a file may be both */
 int orphan_decode(const struct store_item *item, uint8_t *kinds);
+
+/* In the flags of an extent: its blocks belong to a SHARED item. The item is then a plain value to the store. */
+#define EXTENT_BORROWED 1u
+
+#define REFERENCES_LENGTH 4u
+void references_encode(uint32_t count, uint8_t out[REFERENCES_LENGTH]);
+int references_decode(const struct store_item *item, uint32_t *count);
 
 #endif

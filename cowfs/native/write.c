@@ -275,9 +275,9 @@ static int write_prepare(struct write_task *task, struct block_address *block)
 
 static int write_part(struct write_task *task);
 
-static int move_inline(const struct write_task *task)
+int write_move_inline(const struct place *place)
 {
-    struct write_task move = {.place = task->place, .now = task->now, .moves_inline = true, .count = 1};
+    struct write_task move = {.place = *place, .moves_inline = true, .count = 1};
     return write_part(&move);
 }
 
@@ -301,7 +301,7 @@ static int write_part(struct write_task *task)
             status = truncate_finish(&task->place);
             task->truncating = false;
         } else if (task->plan.move_inline) {
-            status = move_inline(task);
+            status = write_move_inline(&task->place);
         } else if ((status = write_prepare(task, &block)) == -EBADMSG) {
             status = mismatch_note(task->place.filesystem->store, &mismatch, &block);
         } else if (status == 0) {
@@ -346,9 +346,9 @@ int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint6
     if (status == 0 && length_bytes != 0 &&
         (offset_bytes >= FILESYSTEM_SIZE_MAX || length_bytes > FILESYSTEM_SIZE_MAX - offset_bytes))
         status = -EFBIG;
+    uint64_t span = (uint64_t)WRITE_BLOCKS_MAX * STORE_BLOCK_SIZE;
     for (size_t done = 0; status == 0 && done < length_bytes; done += task.end - task.offset) {
         /* A part ends on a multiple of its largest size, so that it never spans more blocks. */
-        uint64_t span = (uint64_t)WRITE_BLOCKS_MAX * STORE_BLOCK_SIZE;
         task.offset = offset_bytes + done;
         uint64_t length = span - task.offset % span;
         length = length < length_bytes - done ? length : length_bytes - done;
@@ -358,6 +358,12 @@ int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint6
         task.count = (uint32_t)((task.end - 1) / STORE_BLOCK_SIZE - task.first + 1);
         task.plan = (struct write_plan){0};
         status = write_part(&task);
+        /* Borrowed blocks may take more changes than the rest; one block always fits. */
+        if (status == -E2BIG && span > STORE_BLOCK_SIZE) {
+            span /= 2;
+            task.end = task.offset;
+            status = 0;
+        }
     }
     return status;
 }

@@ -369,6 +369,44 @@ class FileSystemPair:
 
         self._change_file(rng, lambda node: self.file_system.allocate(node, mode, offset, length), host)
 
+    def copy_range(self, rng: random.Random) -> None:
+        """From a file, now and then one of a snapshot, to another or itself.."""
+        files = self.paths(stat.S_ISREG)
+        if not files:
+            return
+        path = rng.choice(files)
+        node, host_path = self.node(path), self.host_path(path)
+        if self.snapshots and rng.random() < 0.2:
+            snapshot = rng.choice(self.snapshots)
+            host_path = os.path.join(os.fsencode(snapshot.copy), path)
+            if not os.path.isfile(host_path) or os.path.islink(host_path):
+                return
+            node = self.file_system.view_of_snapshot(snapshot.id)
+            for name in path.split(b"/"):
+                node = self.file_system.lookup(node, name)[0]
+                self.file_system.forget(node, 1)
+        offset_in = rng.choice([0, 0, rng.randrange(100_000), rng.randrange(20) * 4096])
+        offset_out = rng.choice([offset_in, 0, rng.randrange(100_000), rng.randrange(20) * 4096])
+        length = rng.choice([1 << 24, rng.randrange(1, 20_000), rng.randrange(1, 20) * 4096])
+        with open(host_path, "rb") as file:
+            file.seek(offset_in)
+            data = file.read(length)
+
+        def ours(target: int) -> None:
+            done = 0
+            while done < len(data):
+                got = self.file_system.copy_range(node, offset_in + done, target, offset_out + done, length - done)
+                assert 0 < got <= len(data) - done
+                done += got
+
+        def host(descriptor: int) -> None:
+            same = os.path.samestat(os.fstat(descriptor), os.stat(host_path))
+            if data and same and abs(offset_in - offset_out) < len(data):
+                raise OSError(errno.EINVAL, "the ranges overlap")
+            os.pwrite(descriptor, data, offset_out)
+
+        self._change_file(rng, ours, host)
+
     def seek(self, rng: random.Random) -> None:
         """What is said to be a hole reads as zeros; data and holes alternate to the end."""
         files = self.paths(stat.S_ISREG)
@@ -573,6 +611,7 @@ OPERATIONS: dict[str, int] = {
     "truncate": 7,
     "allocate": 6,
     "seek": 3,
+    "copy_range": 8,
     "chmod": 3,
     "utime": 2,
     "xattr": 6,
