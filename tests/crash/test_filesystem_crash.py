@@ -17,6 +17,8 @@ POOL_SIZE_BYTES = 16 << 20
 SECONDS = 5.0
 STEPS = 80
 FILE_SIZE_MAX_BYTES = 60_000
+BLOCKS = 7
+"""Place in an Attributes tuple."""
 
 Files = dict[bytes, bytes]
 
@@ -67,8 +69,8 @@ class FileHistory:
     def step(self) -> bool:
         """One operation; True when everything is durable after it."""
         kind = self.random.choices(
-            ["write", "truncate", "create", "unlink", "rename", "snapshot", "fsync", "checkpoint"],
-            [40, 6, 5, 2, 2, 3, 10, 3],
+            ["write", "truncate", "create", "unlink", "rename", "snapshot", "fsync", "checkpoint", "copy", "punch"],
+            [40, 6, 5, 2, 2, 3, 10, 3, 8, 4],
         )[0]
         if kind == "checkpoint":
             self.store.checkpoint()
@@ -96,6 +98,14 @@ class FileHistory:
         node = self.file_system.lookup(ROOT_INODE, name)[0]
         if kind == "write":
             self.write(node, name)
+        elif kind == "copy":
+            self.copy(node, name)
+        elif kind == "punch":
+            first, last = sorted(self.random.randrange(len(self.files[name]) // 4096 + 1) for _ in range(2))
+            if first < last:
+                self.file_system.allocate(node, 3, first * 4096, (last - first) * 4096)
+                zeros = bytes((last - first) * 4096)
+                self.files[name] = self.files[name][: first * 4096] + zeros + self.files[name][last * 4096 :]
         elif kind == "truncate":
             size = self.random.randrange(len(self.files[name]) + 5000)
             self.file_system.setattr(node, size=size)
@@ -113,6 +123,17 @@ class FileHistory:
         data = self.random.randbytes(length)
         assert self.file_system.write(node, offset, data) == length
         self.files[name] = old[:offset].ljust(offset, b"\0") + data + old[offset + length :]
+
+    def copy(self, node: int, name: bytes) -> None:
+        """The whole of a file over a shorter one: where there are extents, all of it is shared in one transaction."""
+        target_name = self.random.choice(sorted(self.files))
+        longer = len(self.files[name]) >= len(self.files[target_name])
+        if target_name == name or not longer or self.file_system.getattr(node)[BLOCKS] < 8:
+            return
+        target = self.file_system.lookup(ROOT_INODE, target_name)[0]
+        assert self.file_system.copy_range(node, 0, target, 0, 1 << 30) == len(self.files[name])
+        self.file_system.forget(target, 1)
+        self.files[target_name] = self.files[name]
 
     def possible(self, cut: int) -> list[Files]:
         durable = max((durable for _, after, durable in self.steps if after <= cut), default=0)
