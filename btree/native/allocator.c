@@ -10,8 +10,6 @@
 
 #include "internal.h"
 
-#define DATA_RUN_BLOCKS_MAX 256u /* 1 MiB, the size of a segment */
-
 bool allocator_in_zone(const struct allocator *allocator, uint64_t address, uint64_t blocks)
 {
     return address >= allocator->first_block && address < allocator->end_block &&

@@ -204,7 +204,8 @@ struct allocator {
     uint64_t digest;
 };
 
-enum segment_limit { SEGMENT_COUNT_MAX = 64 };
+#define DATA_RUN_BLOCKS_MAX 256u /* 1 MiB, the size of a segment */
+enum segment_limit { SEGMENT_COUNT_MAX = 64, SPARE_BUFFERS_MAX = 8 };
 
 /* A run of free blocks being filled, and its memory. Blocks below `written` are on the medium or on their way and
  * are never changed again. */
@@ -214,6 +215,7 @@ struct segment {
     uint32_t sealed;    /* blocks below it may be named by a journal group or a checkpoint: not changed in place */
     uint32_t in_flight; /* reservations not completed, and changes in place under way */
     bool frozen;        /* a flush waits for in_flight to become 0: no new reservations */
+    uint64_t filled[DATA_RUN_BLOCKS_MAX / 64]; /* bit by bit: completed blocks */
     uint8_t *memory;
 };
 
@@ -347,6 +349,13 @@ struct store {
     struct segment *segments[SEGMENT_COUNT_MAX]; /* the last one is being filled */
     size_t segment_count;
     size_t buffer_bytes;
+    uint8_t *spare_buffers[SPARE_BUFFERS_MAX]; /* of whole runs */
+    size_t spare_buffer_count;
+
+    /* flush thread, under data_mutex */
+    pthread_t flush_thread;
+    pthread_cond_t flush_condition;
+    bool flush_thread_started, flush_stopping, flush_wanted;
 
     /* maintenance thread */
     pthread_t maintenance_thread;
@@ -489,7 +498,11 @@ bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim
 bool allocator_in_zone(const struct allocator *allocator, uint64_t address, uint64_t blocks);
 
 /* ---- segment.c ------------------------------------------------------------------------------------------------ */
+/* All that is reserved. -EIO, also when an earlier flush failed. */
 int segments_flush(struct store *store);
+/* The thread that writes full segments. */
+int segments_start(struct store *store);
+void segments_stop(struct store *store);
 /* Under the store lock, when gathered records are cut off into a group: what they name is not changed any more. */
 void segments_seal(struct store *store);
 /* Memory of an unsealed block, with a hold on its segment to be given back by segment_unpin(); NULL if none. */

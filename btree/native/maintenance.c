@@ -115,11 +115,15 @@ int maintenance_start(struct store *store)
 {
     int error = pthread_create(&store->maintenance_thread, NULL, maintain, store);
     store->maintenance_started = error == 0;
-    return -error;
+    int result = error ? -error : segments_start(store);
+    if (result < 0)
+        maintenance_stop(store);
+    return result;
 }
 
 void maintenance_stop(struct store *store)
 {
+    segments_stop(store);
     if (!store->maintenance_started)
         return;
     pthread_mutex_lock(&store->maintenance_mutex);

@@ -176,6 +176,7 @@ static void locks_create(struct store *store)
     pthread_mutex_init(&store->maintenance_mutex, NULL);
     pthread_mutex_init(&store->allocator.mutex, NULL);
     pthread_cond_init(&store->data_condition, NULL);
+    pthread_cond_init(&store->flush_condition, NULL);
     pthread_condattr_t attributes; /* intervals go on when somebody sets the clock back */
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -201,6 +202,7 @@ static void destroy(struct store *store)
     pthread_mutex_destroy(&store->maintenance_mutex);
     pthread_mutex_destroy(&store->allocator.mutex);
     pthread_cond_destroy(&store->data_condition);
+    pthread_cond_destroy(&store->flush_condition);
     pthread_cond_destroy(&store->maintenance_condition);
     free(store);
 }

@@ -41,7 +41,8 @@ static int truncate_marks(struct transaction *transaction, struct inode *inode, 
 static void tail_applied(void *argument)
 {
     struct setattr_task *task = argument;
-    memset(task->in_place + task->in_place_at, 0, STORE_BLOCK_SIZE - task->in_place_at);
+    store_data_change(task->place.filesystem->store, task->in_place + task->in_place_at, NULL,
+                      STORE_BLOCK_SIZE - task->in_place_at);
 }
 
 /* The last block, mapped, may be changed in place: cuts what is behind it and puts its new checksum. */
@@ -180,6 +181,7 @@ static int setattr_run(struct setattr_task *task)
     struct mismatch mismatch = {0};
     int status;
     do {
+        task->again = false; /* the body may not be reached again: after a rollback, or when the store has failed */
         status = place_transact(&task->place, flags, setattr_body, task);
         if (!task->again)
             break;

@@ -137,7 +137,8 @@ static int write_inline(struct transaction *transaction, const struct write_task
 static void write_applied(void *argument)
 {
     struct write_task *task = argument;
-    memcpy(task->in_place + task->in_place_at, task->bytes, task->end - task->offset);
+    store_data_change(task->place.filesystem->store, task->in_place + task->in_place_at, task->bytes,
+                      task->end - task->offset);
 }
 
 /* Sets task->in_place when the block may be changed where it is, and then does all but the change. */
