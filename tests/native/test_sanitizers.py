@@ -1,4 +1,5 @@
-"""The store's core in a C driver, under AddressSanitizer and UndefinedBehaviorSanitizer, and under ThreadSanitizer.
+"""The store's core and the verbs, each in a C driver, under AddressSanitizer and UndefinedBehaviorSanitizer, and under
+ThreadSanitizer.
 
 Any report fails. The driver prints what it did; its seed is in the command that a failure shows.
 """
@@ -25,31 +26,48 @@ ENVIRONMENT = {
 }
 
 
-def build(sanitizer: str, folder: pathlib.Path) -> pathlib.Path:
-    core = [path for path in sorted((ROOT / "btree/native").glob("*.c")) if not path.name.startswith("binding")]
-    sources = [*core, ROOT / "tests/native/store_driver.c"]
-    objects = [folder / f"{source.stem}.o" for source in sources]
+DRIVERS = {"store_driver": ["btree/native"], "filesystem_driver": ["btree/native", "cowfs/native"]}
 
-    def compile_one(source: pathlib.Path, target: pathlib.Path) -> None:
-        command = ["gcc", *FLAGS, *SANITIZERS[sanitizer], f"-I{ROOT}", "-c", str(source), "-o", str(target)]
+
+def compile_all(sanitizer: str, folder: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+    """The object file of every source file that a driver needs."""
+    sources = [
+        path
+        for part in ("btree/native", "cowfs/native")
+        for path in sorted((ROOT / part).glob("*.c"))
+        if not path.name.startswith("binding")
+    ]
+    sources += [ROOT / "tests/native" / f"{name}.c" for name in DRIVERS]
+    objects = {source: folder / f"{source.parent.parent.name}_{source.stem}.o" for source in sources}
+
+    def compile_one(source: pathlib.Path) -> None:
+        command = ["gcc", *FLAGS, *SANITIZERS[sanitizer], f"-I{ROOT}", "-c", str(source), "-o", str(objects[source])]
         subprocess.run(command, check=True, timeout=110)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_one, sources, objects))
-    driver = folder / "store_driver"
-    command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, objects), "-lxxhash", "-o", str(driver)]
-    subprocess.run(command, check=True, timeout=110)
-    return driver
+        list(pool.map(compile_one, sources))
+    return objects
 
 
 @pytest.fixture(scope="module", params=list(SANITIZERS))
-def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return build(request.param, tmp_path_factory.mktemp(request.param))
+def drivers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    objects = compile_all(request.param, folder)
+    for name, parts in DRIVERS.items():
+        linked = [
+            target
+            for source, target in objects.items()
+            if source.stem == name or str(source.parent.relative_to(ROOT)) in parts
+        ]
+        command = ["gcc", *SANITIZERS[request.param], "-pthread", *map(str, linked), "-lxxhash"]
+        subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
+    return {name: folder / name for name in DRIVERS}
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_no_report(driver: pathlib.Path, threads: int) -> None:
-    command = [str(driver), str(RUN_SECONDS), str(threads), str(secrets.randbits(32))]
+@pytest.mark.parametrize("name", list(DRIVERS))
+def test_no_report(drivers: dict[str, pathlib.Path], name: str, threads: int) -> None:
+    command = [str(drivers[name]), str(RUN_SECONDS), str(threads), str(secrets.randbits(32))]
     # ThreadSanitizer cannot place its shadow when the kernel scatters mappings widely.
     if subprocess.run(["setarch", "-R", "true"], check=False).returncode == 0:
         command = ["setarch", "-R", *command]
