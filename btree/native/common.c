@@ -5,9 +5,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "internal.h"
 
 void failure_set(struct store_failure *failure, const char *format, ...)
@@ -18,11 +15,6 @@ void failure_set(struct store_failure *failure, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(failure->message, sizeof failure->message, format, arguments);
     va_end(arguments);
-}
-
-uint64_t store_checksum(const void *bytes, size_t length_bytes)
-{
-    return XXH3_64bits(bytes, length_bytes);
 }
 
 int storage_read(struct store *store, void *buffer, size_t length, uint64_t offset)
