@@ -16,6 +16,8 @@ matplotlib.rcParams["font.size"] = 9
 
 COLORS = {
     "cowfs": "#0b6e4f",
+    "cowfs_device": "#3f9b78",
+    "cowfs_back": "#5fd38d",
     "cowfs_nopump": "#7bc8a4",
     "btrfs": "#d95f02",
     "btrfs_zstd": "#f4a261",
@@ -26,7 +28,7 @@ COLORS = {
     "ceiling_device": "#bbbbbb",
 }
 BASELINE = "btrfs"
-RATIO_PEERS = ("cowfs", "cowfs_nopump", "zfs", "ceiling_uring", "ceiling_device")
+RATIO_PEERS = ("cowfs", "cowfs_device", "cowfs_back", "cowfs_nopump", "zfs", "ceiling_uring", "ceiling_device")
 LATENCY_JOBS = ("fsync_1", "fsync_4", "random_write_4k", "random_read_cold", "snapshot_rate_1", "fsync_while_deleting")
 
 

@@ -15,8 +15,8 @@ EXTRAS=developer
 
 # Build needs, run-time needs, and what the tests drive the mounted file system with.
 PACKAGES="fuse3 libfuse3-dev libxxhash-dev libzstd-dev liblz4-dev liburing-dev pkg-config gcc libc6-dev make
-fio btrfs-progs rsync sqlite3 git attr acl util-linux procps"
-BENCH_PACKAGES="zfs-fuse dbench xfsprogs e2fsprogs"
+fio btrfs-progs rsync sqlite3 git attr acl e2fsprogs strace util-linux procps"
+BENCH_PACKAGES="zfs-fuse dbench xfsprogs"
 POLICY=/usr/sbin/policy-rc.d
 
 say() {

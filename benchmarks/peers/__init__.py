@@ -3,7 +3,7 @@
 from benchmarks.peers.base import Peer
 from benchmarks.peers.btrfs import Btrfs, BtrfsCompressed
 from benchmarks.peers.ceiling import CeilingDevice, CeilingUring
-from benchmarks.peers.cowfs import Cowfs, CowfsWithoutPump
+from benchmarks.peers.cowfs import Cowfs, CowfsBack, CowfsDevice, CowfsWithoutPump
 from benchmarks.peers.ext4 import Ext4
 from benchmarks.peers.xfs import Xfs
 from benchmarks.peers.zfs import Zfs
@@ -12,6 +12,8 @@ PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
         Cowfs,
+        CowfsDevice,
+        CowfsBack,
         CowfsWithoutPump,
         Btrfs,
         BtrfsCompressed,

@@ -146,7 +146,7 @@ class Cowfs(Peer):
     name: ClassVar[str] = "cowfs"
     title: ClassVar[str] = "cowfs"
     abilities = frozenset({CONTENT, DISK, SNAPSHOTS, UNSYNCED})
-    mount_options: ClassVar[str] = "noatime"
+    mount_options: ClassVar[str] = "noatime,uring=on"
 
     def absent(self) -> str | None:
         try:
@@ -173,14 +173,25 @@ class Cowfs(Peer):
         return volume
 
 
+class CowfsDevice(Cowfs):
+    """The pump over /dev/fuse, which is what there is on kernels before 6.14."""
+
+    name = "cowfs_device"
+    title = "cowfs /dev/fuse"
+    mount_options = "noatime,uring=off"
+
+
+class CowfsBack(Cowfs):
+    """With the kernel's writeback cache."""
+
+    name = "cowfs_back"
+    title = "cowfs cache=back"
+    mount_options = "noatime,uring=on,cache=back"
+
+
 class CowfsWithoutPump(Cowfs):
     """Every request served by Python, which is what there is where the pump cannot run."""
 
     name = "cowfs_nopump"
     title = "cowfs nopump"
     mount_options = "noatime,nopump"
-
-    def absent(self) -> str | None:
-        if not understands("nopump"):
-            return "this cowfs has no pump yet: `cowfs` is already served by Python alone"
-        return super().absent()

@@ -167,6 +167,9 @@ int filesystem_setflags(struct filesystem *filesystem, uint64_t node, uint32_t f
 enum filesystem_open_flags { FILESYSTEM_OPEN_WRITE = 1, FILESYSTEM_OPEN_APPEND = 2, FILESYSTEM_OPEN_TRUNCATE = 4 };
 int filesystem_may_open(struct filesystem *filesystem, uint64_t node, unsigned flags);
 
+/* Of the volume that the node lies in, under a new name: captures every verb that returned before. -EEXIST. */
+int filesystem_snapshot(struct filesystem *filesystem, uint64_t node, const char *name, bool durable);
+
 /* ---- data ---------------------------------------------------------------------------------------------------- */
 
 /* *got is less than length_bytes at the end of the file. */

@@ -7,6 +7,16 @@
 
 #define OPEN_FLAGS (FOPEN_KEEP_CACHE | FOPEN_NOFLUSH | FOPEN_PARALLEL_DIRECT_WRITES)
 
+static int may_change(struct pump *pump, uint64_t node, uint32_t flags)
+{
+    unsigned wanted = FILESYSTEM_OPEN_WRITE;
+    wanted |= (flags & O_APPEND) != 0 ? (unsigned)FILESYSTEM_OPEN_APPEND : 0;
+    wanted |= (flags & O_TRUNC) != 0 ? (unsigned)FILESYSTEM_OPEN_TRUNCATE : 0;
+    if (filesystem_is_read_only_node(pump->filesystem, node))
+        return -EROFS;
+    return filesystem_may_open(pump->filesystem, node, wanted);
+}
+
 PUMP_HANDLER(pump_open)
 {
     struct filesystem_attributes attributes;
@@ -17,8 +27,11 @@ PUMP_HANDLER(pump_open)
         return pump_fail(answer, -EPERM);
     if (filesystem_is_stale(pump->filesystem, node))
         return pump_fail(answer, -ESTALE);
-    if ((in.flags & (O_WRONLY | O_RDWR | O_TRUNC)) != 0 && filesystem_is_read_only_node(pump->filesystem, node))
-        return pump_fail(answer, -EROFS);
+    if ((in.flags & (O_WRONLY | O_RDWR | O_TRUNC)) != 0) {
+        int status = may_change(pump, node, in.flags);
+        if (status != 0)
+            return pump_fail(answer, status);
+    }
     if ((in.flags & O_TRUNC) != 0) {
         struct filesystem_change change = {.fields = FILESYSTEM_SET_SIZE};
         int status = filesystem_setattr(pump->filesystem, node, &change, &attributes);
@@ -37,12 +50,16 @@ PUMP_HANDLER(pump_release)
     return pump_succeed(answer, NULL, 0);
 }
 
+void pump_fill_created(struct pump *pump, const struct filesystem_attributes *attributes, struct pump_created *out)
+{
+    pump_entry(pump, attributes, &out->entry);
+    out->open = (struct fuse_open_out){.fh = attributes->node, .open_flags = OPEN_FLAGS};
+    atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
+}
+
 PUMP_HANDLER(pump_create_file)
 {
-    struct {
-        struct fuse_entry_out entry;
-        struct fuse_open_out open;
-    } out = {0};
+    struct pump_created out = {0};
     struct filesystem_attributes attributes;
     struct filesystem_name name;
     struct fuse_create_in in;
@@ -61,9 +78,7 @@ PUMP_HANDLER(pump_create_file)
         status = -ESTALE;
     if (status != 0)
         return pump_fail(answer, status);
-    pump_entry(pump, &attributes, &out.entry);
-    out.open = (struct fuse_open_out){.fh = attributes.node, .open_flags = OPEN_FLAGS};
-    atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
+    pump_fill_created(pump, &attributes, &out);
     return pump_succeed(answer, &out, sizeof out);
 }
 
@@ -87,8 +102,9 @@ PUMP_HANDLER(pump_write)
     memcpy(&in, request->argument, sizeof in);
     if (in.size > request->payload_length)
         return pump_fail(answer, -EINVAL);
-    int status =
-        filesystem_write(pump->filesystem, request->header.nodeid, in.offset, request->payload, in.size);
+    unsigned flags = (in.flags & O_APPEND) != 0 ? (unsigned)FILESYSTEM_WRITE_APPEND : 0;
+    int status = filesystem_write_flagged(pump->filesystem, request->header.nodeid, in.offset, request->payload,
+                                          in.size, flags);
     if (status != 0)
         return pump_fail(answer, status);
     struct fuse_write_out out = {.size = in.size};

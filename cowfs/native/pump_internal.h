@@ -48,7 +48,7 @@ enum pump_outcome pump_handle(struct pump *pump, const struct pump_request *requ
 size_t pump_argument_length(uint32_t opcode);
 void pump_commit(struct pump *pump, uint64_t node, struct pump_answer *answer);
 
-/* ---- handlers (pump_names.c, pump_inodes.c, pump_files.c) -------------------------------------------------------- */
+/* ---- handlers (pump_names.c, pump_inodes.c, pump_files.c, pump_extra.c) ------------------------------------------------ */
 
 typedef enum pump_outcome (*pump_handler)(struct pump *pump, const struct pump_request *request,
                                           struct pump_answer *answer);
@@ -85,6 +85,12 @@ PUMP_HANDLER(pump_release);
 PUMP_HANDLER(pump_read);
 PUMP_HANDLER(pump_write);
 PUMP_HANDLER(pump_fsync);
+PUMP_HANDLER(pump_fallocate);
+PUMP_HANDLER(pump_lseek);
+PUMP_HANDLER(pump_copy_file_range);
+PUMP_HANDLER(pump_copy_file_range_64);
+PUMP_HANDLER(pump_tmpfile);
+PUMP_HANDLER(pump_ioctl);
 
 static inline bool pump_is_virtual(uint64_t node)
 {
@@ -101,6 +107,13 @@ void pump_attributes(struct pump *pump, const struct filesystem_attributes *attr
 enum pump_outcome pump_answer_attributes(struct pump *pump, int status, const struct filesystem_attributes *attributes,
                                          struct pump_answer *answer);
 void pump_entry(struct pump *pump, const struct filesystem_attributes *attributes, struct fuse_entry_out *out);
+
+/* What CREATE and TMPFILE answer. */
+struct pump_created {
+    struct fuse_entry_out entry;
+    struct fuse_open_out open;
+};
+void pump_fill_created(struct pump *pump, const struct filesystem_attributes *attributes, struct pump_created *out);
 
 /* ---- counters (pump_statistics.c) -------------------------------------------------------------------------------- */
 

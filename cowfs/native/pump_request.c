@@ -44,16 +44,18 @@ static const struct operation operations[PUMP_OPCODE_COUNT] = {
     [FUSE_CREATE] = {"create", pump_create_file, sizeof(struct fuse_create_in)},
     [FUSE_INTERRUPT] = {"interrupt", NULL, 0},
     [FUSE_DESTROY] = {"destroy", NULL, 0},
-    [FUSE_IOCTL] = {"ioctl", NULL, 0},
+    [FUSE_IOCTL] = {"ioctl", pump_ioctl, sizeof(struct fuse_ioctl_in)},
     [FUSE_BATCH_FORGET] = {"batch_forget", pump_forget_batch, sizeof(struct fuse_batch_forget_in)},
-    [FUSE_FALLOCATE] = {"fallocate", NULL, 0},
+    [FUSE_FALLOCATE] = {"fallocate", pump_fallocate, sizeof(struct fuse_fallocate_in)},
     [FUSE_READDIRPLUS] = {"readdirplus", pump_readdirplus, sizeof(struct fuse_read_in)},
     [FUSE_RENAME2] = {"rename2", pump_rename_flags, sizeof(struct fuse_rename2_in)},
-    [FUSE_LSEEK] = {"lseek", NULL, 0},
-    [FUSE_COPY_FILE_RANGE] = {"copy_file_range", NULL, 0},
+    [FUSE_LSEEK] = {"lseek", pump_lseek, sizeof(struct fuse_lseek_in)},
+    [FUSE_COPY_FILE_RANGE] = {"copy_file_range", pump_copy_file_range, sizeof(struct fuse_copy_file_range_in)},
     [FUSE_SYNCFS] = {"syncfs", NULL, 0},
-    [FUSE_TMPFILE] = {"tmpfile", NULL, 0},
+    [FUSE_TMPFILE] = {"tmpfile", pump_tmpfile, sizeof(struct fuse_create_in)},
     [PUMP_OPCODE_STATX] = {"statx", pump_statx, sizeof(struct pump_statx_in)},
+    [PUMP_OPCODE_COPY_FILE_RANGE_64] = {"copy_file_range", pump_copy_file_range_64,
+                                        sizeof(struct fuse_copy_file_range_in)},
 };
 
 size_t pump_argument_length(uint32_t opcode)

@@ -1,0 +1,19 @@
+/* The ioctls of a cowfs mount, for programs: on any file or directory of it that is open. */
+#ifndef COWFS_IOCTL_H
+#define COWFS_IOCTL_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* Takes a snapshot of the volume that the descriptor lies in: of every operation that returned before. It is durable
+ * when the call returns, unless COWFS_SNAPSHOT_NO_SYNC. EEXIST, EINVAL (a name that cannot be), EPERM (neither root nor
+ * the owner of the root directory), EROFS, ENOSPC, EIO. */
+#define COWFS_SNAPSHOT_NO_SYNC 1u
+struct cowfs_snapshot {
+    __u32 flags;
+    __u32 reserved; /* 0 */
+    char name[256]; /* NUL-terminated */
+};
+#define COWFS_IOC_SNAPSHOT _IOW(0xC0, 1, struct cowfs_snapshot)
+
+#endif
