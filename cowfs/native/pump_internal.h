@@ -48,7 +48,7 @@ enum pump_outcome pump_handle(struct pump *pump, const struct pump_request *requ
 size_t pump_argument_length(uint32_t opcode);
 void pump_commit(struct pump *pump, uint64_t node, struct pump_answer *answer);
 
-/* ---- handlers (pump_names.c, pump_inodes.c, pump_files.c, pump_extra.c) ------------------------------------------------ */
+/* ---- handlers (pump_names.c, pump_inodes.c, pump_files.c, pump_extra.c) ------------------------------------------ */
 
 typedef enum pump_outcome (*pump_handler)(struct pump *pump, const struct pump_request *request,
                                           struct pump_answer *answer);
