@@ -17,11 +17,12 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
-from tools.scratch import CommandFailed, Mount, Pool, is_mounted, run
+import cowfs
+from tools.scratch import CommandFailed, Pool, is_mounted, run
 
 ROOT = pathlib.Path(__file__).parent.parent
 BUILD = ROOT / "build"
@@ -32,6 +33,7 @@ SNAPSHOTS_MIN = 1000
 SNAPSHOTS_PER_SECOND_MIN = 200
 SECONDS_MAX = 180
 SNAPSHOTS_VERIFIED = 8
+SNAPSHOTS_PER_DURABLE = 10
 ROWS_PER_TRANSACTION = 20
 ROWS_MIN = 2000
 GIT_ENVIRONMENT = {
@@ -197,6 +199,13 @@ def git(directory: pathlib.Path, *words: str) -> str:
     return run("git", "-C", directory, *words, env=GIT_ENVIRONMENT, timeout_s=120).stdout
 
 
+def commit_all(directory: pathlib.Path, message: str) -> str:
+    """Commits what is there, and returns the commit's id."""
+    git(directory, "add", "--all")
+    git(directory, "commit", "--quiet", "--message", message)
+    return git(directory, "rev-parse", "HEAD").strip()
+
+
 # ---- the database and the snapshots of it ---------------------------------------------------------------------------
 
 
@@ -208,6 +217,7 @@ class Taken:
     number: int
     rows_before: int
     rows_after: int
+    is_durable: bool
 
 
 class DatabaseFiller:
@@ -247,27 +257,34 @@ class DatabaseFiller:
         self.thread.join()
 
 
-def fill_and_snapshot(mount: Mount, step: Step) -> tuple[list[Taken], int]:
-    """Snapshots one after the other, each after a write of 4 KiB, while a thread fills a database. Every tenth is
-    waited for until it is durable, and those before it are so too then."""
-    taken: list[Taken] = []
-    client = mount.client()
-    counter = os.open(mount.directory / "counter", os.O_CREAT | os.O_RDWR)
+def counter_content(number: int) -> bytes:
+    """What is written before each snapshot: 4 KiB that say which comes."""
+    return f"{number:08}".encode() * 512
+
+
+def fill_and_snapshot(
+    client: cowfs.Client, root: pathlib.Path, prefix: str, goes_on: Callable[[int], bool], took: Callable[[Taken], None]
+) -> int:
+    """Snapshots one after the other, each after a write of 4 KiB, while a thread fills a database, as long as
+    `goes_on` says of the committed rows. Each is told to `took`. Every tenth is waited for until it is durable, and
+    those before it are so too then. Returns how many rows there are."""
+    number = 0
+    counter = os.open(root / "counter", os.O_CREAT | os.O_RDWR)
     try:
-        with DatabaseFiller(mount.directory / "data.db") as filler:
-            while (len(taken) < SNAPSHOTS_MIN or filler.committed < ROWS_MIN) and filler.error is None:
-                number = len(taken)
-                os.pwrite(counter, f"{number:08}".encode() * 512, 0)
+        with DatabaseFiller(root / "data.db") as filler:
+            while goes_on(filler.committed) and filler.error is None:
+                os.pwrite(counter, counter_content(number), 0)
                 rows_before = filler.committed
-                name = f"during-{number:05}"
-                client.snapshot(name, sync=number % 10 == 0)
+                name = f"{prefix}-{number:05}"
+                is_durable = number % SNAPSHOTS_PER_DURABLE == 0
+                client.snapshot(name, sync=is_durable)
                 # One more transaction may be committed than the other thread has had time to count.
-                taken.append(Taken(name, number, rows_before, filler.committed + ROWS_PER_TRANSACTION))
-                step.count(SNAPSHOTS_MIN, "snapshots")
+                took(Taken(name, number, rows_before, filler.committed + ROWS_PER_TRANSACTION, is_durable))
+                number += 1
     finally:
         os.close(counter)
     expect(filler.error is None, f"filling the database: {filler.error}")
-    return taken, filler.committed
+    return filler.committed
 
 
 def verify_database(files: pathlib.Path, scratch: pathlib.Path, rows_min: int, rows_max: int, what: str) -> int:
@@ -334,15 +351,23 @@ def demonstrate(report: Report, pool: Pool, mountpoint: pathlib.Path, scratch: p
 
     with report.step("make a git repository of them") as step:
         git(root, "init", "--quiet", "--initial-branch=main")
-        git(root, "add", "--all")
-        git(root, "commit", "--quiet", "--message", "as unpacked")
+        commit_all(root, "as unpacked")
         step.text = f"{len(git(root, 'ls-files').splitlines()):,} files committed"
     with report.step("SHA-256 of everything") as step:
         state = manifest(root, step)
     run("cowfs", "snapshot", root, "committed")
 
     with report.step("fill a database, taking snapshots") as step:
-        taken, rows = fill_and_snapshot(mount, step)
+        taken: list[Taken] = []
+
+        def took(one: Taken) -> None:
+            taken.append(one)
+            step.count(SNAPSHOTS_MIN, "snapshots")
+
+        def goes_on(rows: int) -> bool:
+            return len(taken) < SNAPSHOTS_MIN or rows < ROWS_MIN
+
+        rows = fill_and_snapshot(mount.client(), root, "during", goes_on, took)
         rate = len(taken) / (time.monotonic() - step.started)
         step.text = f"each after a write of 4 KiB; {rows:,} rows meanwhile"
     state |= {name: describe(str(root / name)) for name in ("counter", "data.db")}
@@ -355,7 +380,7 @@ def demonstrate(report: Report, pool: Pool, mountpoint: pathlib.Path, scratch: p
             view = mount.snapshot_directory(one.name)
             verify_database(view, scratch, one.rows_before, one.rows_after, one.name)
             counter = (view / "counter").read_bytes()
-            expect(counter == f"{one.number:08}".encode() * 512, f"{one.name}: the last write before it is missing")
+            expect(counter == counter_content(one.number), f"{one.name}: the last write before it is missing")
         git(mount.snapshot_directory(chosen[3].name), "fsck", "--full")
         before = {name: entry for name, entry in state.items() if name not in ("counter", "data.db")}
         compare(before, manifest(mount.snapshot_directory("committed"), step), "snapshot 'committed'")

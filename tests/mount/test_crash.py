@@ -7,15 +7,24 @@ import pathlib
 import random
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.mount.crash_load import BLOCK, BLOCKS, block_version, file_content
+from tools import demo
 from tools.scratch import Mount, Pool, run
 
+ROOT = pathlib.Path(__file__).parents[2]
 REPETITIONS = 20
+# fsck reads all data each time: a pool that lives through all kills would take it longer than all else together.
+REPETITIONS_PER_POOL = 4
+SNAPSHOTS_VERIFIED = 5
 SEED = int(os.environ.get("COWFS_TEST_SEED", "1"))
 
 
@@ -64,36 +73,116 @@ def verify(mount: Mount, records: list[dict[str, object]]) -> dict[str, int]:
     return counted
 
 
+Records = list[dict[str, Any]]
+
+
+def read_log(log: pathlib.Path) -> Records:
+    """The kill may have cut the last line, which then was not acknowledged."""
+    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def make_archive(path: pathlib.Path) -> None:
+    """Real sources: some packages of the standard library, a few hundred files."""
+    library = pathlib.Path(sysconfig.get_path("stdlib"))
+    with tarfile.open(path, "w:gz") as archive:
+        for package in ("email", "encodings", "importlib", "json", "xml"):
+            for file in sorted((library / package).rglob("*.py")):
+                archive.add(file, file.relative_to(library))
+
+
+def files_below(directory: pathlib.Path) -> demo.Manifest:
+    found = demo.manifest(directory, demo.Step(demo.Report(is_terminal=False)))
+    # The time of a directory depends on the order of unpacking.
+    return {name: entry for name, entry in found.items() if not (directory / name).is_dir()}
+
+
+def verify_demo(mount: Mount, records: Records, unpacked: demo.Manifest, scratch: pathlib.Path) -> dict[str, int]:
+    """The same for the demonstration's load, where `unpacked` is what its archive holds."""
+    root = mount.directory
+    trees = [record for record in records if record["kind"] == "tree"]
+    for record in trees:
+        demo.compare(unpacked, files_below(root / record["name"]), record["name"])
+
+    commits = [record for record in records if record["kind"] == "commit"]
+    if commits:
+        repository = root / commits[-1]["name"]
+        assert demo.git(repository, "fsck", "--full", "--strict", "--no-dangling", "--no-progress") == ""
+        demo.git(repository, "merge-base", "--is-ancestor", commits[-1]["id"], "HEAD")
+        assert int(demo.git(repository, "rev-list", "--count", "HEAD")) >= len(commits)
+
+    taken = [record for record in records if record["kind"] == "taken"]
+    durable_count = max((record["number"] + 1 for record in taken if record["is_durable"]), default=0)
+    present = set(os.listdir(root / ".cowfs" / "snapshot"))
+    missing = [record["name"] for record in taken[:durable_count] if record["name"] not in present]
+    assert not missing, f"{len(missing)} of {durable_count} durable snapshots are missing, the first is {missing[0]}"
+    there = [record for record in taken if record["name"] in present]
+    chosen = there[:: max(1, len(there) // SNAPSHOTS_VERIFIED)] + there[-1:]
+    for record in chosen:
+        view = mount.snapshot_directory(record["name"]) / record["name"].rpartition("-")[0]
+        assert (view / "counter").read_bytes() == demo.counter_content(record["number"]), record
+        demo.verify_database(view, scratch, record["rows_before"], record["rows_after"], record["name"])
+    if durable_count:
+        last = taken[durable_count - 1]
+        files = root / last["name"].rpartition("-")[0]
+        demo.verify_database(files, scratch, last["rows_before"], sys.maxsize, "after the kill")
+    return {"tree": len(trees), "commit": len(commits), "taken": durable_count, "view": len(chosen)}
+
+
 @pytest.mark.timeout(600)
 def test_killed_under_load(new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> None:
-    pool = new_pool(size_bytes=2 << 30).make()
+    """Two loads at the same time, that of this test and the demonstration's."""
     randomness = random.Random(SEED)
-    directory = pool.folder / "mount point"
-    directory.mkdir()
-    log = tmp_path / "log"
+    archive = tmp_path / "sources.tar.gz"
+    make_archive(archive)
+    demo.unpack([archive], tmp_path / "unpacked", demo.Step(demo.Report(is_terminal=False)))
+    unpacked = files_below(tmp_path / "unpacked")
+    assert len(unpacked) >= 150
+    logs = tmp_path / "log", tmp_path / "demo log"
+    total: Counter[str] = Counter()
+
+    def ends() -> list[Records]:
+        return [[record for record in read_log(log) if record["kind"] == "end"] for log in logs]
+
     for repetition in range(REPETITIONS):
+        if repetition % REPETITIONS_PER_POOL == 0:
+            pool = new_pool(f"pool-{repetition}", size_bytes=4 << 30).make()
+            directory = pool.folder / f"mount point {repetition}"
+            directory.mkdir()
         mount = pool.mount(directory=directory)
-        log.write_text("")
-        load = subprocess.Popen(
-            [sys.executable, "-m", "tests.mount.crash_load", directory, log, f"r{repetition}"],
-            cwd=pathlib.Path(__file__).parents[2],
-        )
+        commands: list[tuple[object, ...]] = [
+            ("tests.mount.crash_demo_load", directory, logs[1], f"r{repetition}", archive),
+            ("tests.mount.crash_load", directory, logs[0], f"r{repetition}"),
+        ]
+        # The demonstration's load has a head start, mostly a short one: that it comes far is rarer than that it is
+        # killed while it unpacks or adds to its repository.
+        delays_s = [0.2 + 2 * randomness.random() ** 2, 0.8 + 0.3 * randomness.random()]
+        for log in logs:
+            log.write_text("")
+        loads: list[subprocess.Popen[bytes]] = []
         try:
-            time.sleep(0.7 + randomness.random())
+            for words, delay_s in zip(commands, delays_s, strict=True):
+                loads.append(subprocess.Popen([sys.executable, "-m", *map(str, words)], cwd=ROOT))
+                time.sleep(delay_s)
+            assert ends() == [[], []], "a work ended before the kill"
             mount.kill_daemon()
-            assert load.wait(timeout=30) == 0, "the load ends by itself when the mount dies"
+            for load in loads:
+                assert load.wait(timeout=30) == 0, "the load ends by itself when the mount dies"
         finally:
-            load.kill()
-            load.wait()
-        # The kill may have cut the last line, which then was not acknowledged.
-        records = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        assert sum(record["kind"] == "end" for record in records) == 5
+            for load in loads:
+                load.kill()
+                load.wait()
+        assert [len(some) for some in ends()] == [5, 3], f"not every work noticed the kill: {ends()}"
+        records, demo_records = (read_log(log) for log in logs)
         pool.check()
         mount = pool.mount(directory=directory)
         counted = verify(mount, records)
         assert all(counted.values()), f"the load got nowhere in repetition {repetition} (seed {SEED}): {counted}"
+        total.update(verify_demo(mount, demo_records, unpacked, tmp_path / "scratch"))
         run("rm", "-r", directory / f"r{repetition}-churn")
         mount.unmount()
+    # A kill may come before a tree or a commit is complete, but not each time.
+    least = {"tree": 1, "commit": 1, "taken": 100, "view": REPETITIONS}
+    assert all(total[kind] >= count for kind, count in least.items()), f"the load got nowhere (seed {SEED}): {total}"
 
 
 def test_unlinked_files_give_their_space_back_after_a_crash(pool: Pool) -> None:
