@@ -10,6 +10,7 @@ struct allocate_task {
     struct filesystem_time now;
     uint64_t offset;
     uint64_t end;
+    uint32_t items_max;
     bool grows;      /* the file ends no earlier than the range */
     bool grows_only; /* which an append-only file takes */
     bool more;       /* extents are left in the range */
@@ -103,16 +104,17 @@ static int punch_body(struct transaction *transaction, void *argument)
     if ((inode.flags & INODE_INLINE) != 0)
         TRY(punch_inline(transaction, task, &inode));
     else if (first < end)
-        TRY(extent_cut(transaction, &inode, first, end - 1, REMOVAL_ITEMS_MAX, &before, &task->more));
+        TRY(extent_cut(transaction, &inode, first, end - 1, task->items_max, &before, &task->more));
     return inode_put(transaction, &inode);
 }
 
 int range_punch(const struct place *place, uint64_t offset, uint64_t end)
 {
-    struct allocate_task task = {.place = *place, .now = time_now(), .offset = offset, .end = end};
+    struct allocate_task task = {
+        .place = *place, .now = time_now(), .offset = offset, .end = end, .items_max = REMOVAL_ITEMS_MAX};
     int status;
     do
-        status = place_transact(place, STORE_TRANSACT_RESERVE, punch_body, &task);
+        status = place_transact_removal(place, punch_body, &task, &task.items_max);
     while (status == 0 && task.more);
     uint64_t head = offset % STORE_BLOCK_SIZE == 0 ? 0 : STORE_BLOCK_SIZE - offset % STORE_BLOCK_SIZE;
     uint64_t tail = end % STORE_BLOCK_SIZE;

@@ -95,7 +95,7 @@ static int share_put(struct transaction *transaction, struct copy_task *task, st
     struct extent_piece before;
     uint64_t target = task->offset_out / STORE_BLOCK_SIZE;
     bool more;
-    shared_begin(&changes);
+    shared_begin(&changes, UINT32_MAX);
     TRY(extent_cut_gathering(transaction, out, target, target + (end - first) - 1, UINT32_MAX, &before, &changes,
                              &more));
     for (uint32_t at = 0; at < task->piece_count; at++) {

@@ -130,7 +130,7 @@ int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t fi
                struct extent_piece *before, bool *more)
 {
     struct shared_changes changes;
-    shared_begin(&changes);
+    shared_begin(&changes, items_max);
     TRY(extent_cut_gathering(transaction, inode, first, last, items_max, before, &changes, more));
     return shared_apply(transaction, &changes);
 }
@@ -157,13 +157,15 @@ int extent_cut_gathering(struct transaction *transaction, struct inode *inode, u
             continue;
         }
         bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
-        bool room = !borrowed || items_max == UINT32_MAX || shared_has_room(changes, extent.blocks);
-        if (items++ == items_max || !room) {
+        uint64_t from = logical < first ? first : logical;
+        uint64_t to = end - 1 > last ? last + 1 : end;
+        uint32_t room = borrowed ? shared_room(changes, (uint32_t)(to - from)) : extent.blocks;
+        if (items++ == items_max || room == 0) {
             *more = true;
             break;
         }
-        uint64_t from = logical < first ? first : logical;
-        uint64_t to = end - 1 > last ? last + 1 : end;
+        bool part = from + room < to;
+        to = part ? from + room : to;
         if (logical < from) {
             extent_piece_of(before, &cursor.item, &extent, logical, logical, from);
             TRY(extent_put(transaction, inode->number, before, false));
@@ -182,6 +184,9 @@ int extent_cut_gathering(struct transaction *transaction, struct inode *inode, u
         if (inode->blocks < to - from)
             return -EUCLEAN;
         inode->blocks -= to - from;
+        *more = part;
+        if (part)
+            break;
     }
     return status == -ENOENT ? 0 : status;
 }

@@ -128,45 +128,60 @@ int orphan_update(struct transaction *transaction, const struct inode *inode)
 
 struct reclaim_task {
     struct place place;
+    uint32_t items_max;
     bool more;
 };
 
-/* Deletes up to REMOVAL_ITEMS_MAX items behind the inode item; that one goes, with the orphan record, when nothing else
- * is left, so that an interrupted removal is found again. */
+/* Gives up what an extent item refers to, or its first part: then the item of the rest takes its place. *whole tells. */
+static int reclaim_extent(struct transaction *transaction, const struct store_item *item, uint64_t number,
+                          struct shared_changes *changes, bool *whole)
+{
+    struct store_extent extent;
+    struct extent_piece rest;
+    uint64_t logical;
+    TRY(extent_of_item(item, number, &logical, &extent));
+    *whole = true;
+    if ((extent.flags & EXTENT_BORROWED) == 0)
+        return transaction_kill(transaction, extent.address, extent.blocks, extent.birth);
+    uint32_t room = shared_room(changes, extent.blocks);
+    *whole = room == extent.blocks;
+    if (room == 0)
+        return 0;
+    TRY(shared_change(transaction, changes, extent.address, room, false));
+    if (*whole)
+        return 0;
+    extent_piece_of(&rest, item, &extent, logical, logical + room, logical + extent.blocks);
+    TRY(transaction_delete(transaction, item->key, item->key_length));
+    return extent_put(transaction, number, &rest, false);
+}
+
+/* Deletes up to items_max items behind the inode item; that one goes, with the orphan record, when nothing else is
+ * left, so that an interrupted removal is found again. */
 static int reclaim_body(struct transaction *transaction, void *argument)
 {
     struct reclaim_task *task = argument;
-    uint64_t number = task->place.inode, logical;
-    struct store_extent extent;
+    struct shared_changes changes;
+    uint64_t number = task->place.inode;
     struct inode inode;
     struct cursor cursor;
     struct key key;
     uint32_t items = 0;
-    struct shared_changes changes;
-    shared_begin(&changes);
+    bool whole = true;
     task->more = false;
+    shared_begin(&changes, task->items_max);
     TRY(inode_get(transaction, number, &inode));
     if (inode.nlink != 0 || filesystem_lookup_count(task->place.filesystem, place_node(&task->place, number)) != 0)
         return 0;
     key_set(&key, number, ITEM_INLINE);
     int status = cursor_seek(transaction, &cursor, key.bytes, key.length);
     while (status == 0 && cursor.item.key_length >= KEY_PREFIX_LENGTH && load_be64(cursor.item.key) == number) {
-        if (items++ == REMOVAL_ITEMS_MAX) {
-            task->more = true;
+        task->more = items++ == task->items_max;
+        if (!task->more && key_is_of(&cursor.item, number, ITEM_EXTENT)) {
+            TRY(reclaim_extent(transaction, &cursor.item, number, &changes, &whole));
+            task->more = !whole;
+        }
+        if (task->more)
             return shared_apply(transaction, &changes);
-        }
-        if (key_is_of(&cursor.item, number, ITEM_EXTENT)) {
-            TRY(extent_of_item(&cursor.item, number, &logical, &extent));
-            bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
-            if (borrowed && !shared_has_room(&changes, extent.blocks)) {
-                task->more = true;
-                return shared_apply(transaction, &changes);
-            }
-            if (borrowed)
-                TRY(shared_change(transaction, &changes, extent.address, extent.blocks, false));
-            else
-                TRY(transaction_kill(transaction, extent.address, extent.blocks, extent.birth));
-        }
         TRY(transaction_delete(transaction, cursor.item.key, cursor.item.key_length));
         status = cursor_next(transaction, &cursor);
     }
@@ -181,10 +196,10 @@ static int reclaim_body(struct transaction *transaction, void *argument)
 
 int inode_reclaim(const struct place *place)
 {
-    struct reclaim_task task = {*place, false};
+    struct reclaim_task task = {*place, REMOVAL_ITEMS_MAX, false};
     int status;
     do
-        status = place_transact(&task.place, STORE_TRANSACT_RESERVE, reclaim_body, &task);
+        status = place_transact_removal(&task.place, reclaim_body, &task, &task.items_max);
     while (status == 0 && task.more);
     return status;
 }

@@ -20,7 +20,8 @@
             return try_status;                                                                                         \
     } while (0)
 
-/* Items that one transaction of a long removal takes at most; keeps the store lock for some 50 us. */
+/* Items that one transaction of a long removal takes at most; keeps the store lock for some 50 us. Bodies take it, or
+ * less, from their argument: place_transact_removal() lowers it in a pool too full for so many. */
 #define REMOVAL_ITEMS_MAX 64u
 
 struct view {
@@ -73,6 +74,8 @@ void views_free(struct filesystem *filesystem);
 bool place_is_writable(const struct place *place);
 /* store_transact() on the place's tree: -ESTALE instead when the tree is gone, -EROFS for changes to a snapshot. */
 int place_transact(const struct place *place, unsigned flags, transaction_body body, void *argument);
+/* The same for a body that frees what it can with up to *items_max items: in a full pool it is run again with fewer. */
+int place_transact_removal(const struct place *place, transaction_body body, void *argument, uint32_t *items_max);
 /* A number that no inode of the place's tree has had since it was opened. -ENOSPC when they are used up. */
 int place_next_inode(const struct place *place, uint64_t *number);
 
@@ -166,8 +169,8 @@ int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block,
 void extent_piece_of(struct extent_piece *piece, const struct store_item *item, const struct store_extent *extent,
                      uint64_t logical, uint64_t from, uint64_t to);
 /* Takes [first, last] out of the file: splits, shortens, deletes extents and kills exactly the blocks in the range.
- * Looks at no more than `items_max` extents; *more tells that some are left. `before` becomes the piece that ends at
- * `first`, as it is afterwards. The tree must not have gathered changes to extents of this inode. */
+ * Takes no more than `items_max` extents; *more tells that some, or a part of one, are left. `before` becomes the
+ * piece that ends at `first`, as it is afterwards. The tree must not have gathered changes to extents of this inode. */
 int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last, uint32_t items_max,
                struct extent_piece *before, bool *more);
 /* The same, for a body that changes references otherwise too: what it gathers is still to be applied. */
@@ -194,13 +197,15 @@ struct shared_run {
 };
 /* What one transaction changes of references. */
 struct shared_changes {
-    uint32_t extents;
+    uint32_t extents_left;
+    uint32_t runs_max;
     uint32_t run_count;
     struct shared_run runs[SHARED_RUNS_MAX];
 };
-void shared_begin(struct shared_changes *changes);
-/* Whether a further extent of so many blocks surely fits one transaction. */
-bool shared_has_room(const struct shared_changes *changes, uint32_t blocks);
+/* For a body that takes up to `items_max` items; UINT32_MAX: that has to take all, or -E2BIG. */
+void shared_begin(struct shared_changes *changes, uint32_t items_max);
+/* How many of a further extent's blocks surely fit the transaction. */
+uint32_t shared_room(const struct shared_changes *changes, uint32_t blocks);
 /* One extent more (`taken`) or less refers to these blocks. -E2BIG when there is no room. */
 int shared_change(struct transaction *transaction, struct shared_changes *changes, uint64_t address, uint32_t blocks,
                   bool taken);

@@ -9,6 +9,7 @@ struct setattr_task {
     struct place place;
     const struct filesystem_change *change;
     struct filesystem_time now;
+    uint32_t items_max;
     bool again;                /* the body gave up: something has to be done first */
     bool truncating;           /* namely the rest of an earlier truncation */
     bool more;                 /* extents are left past the size */
@@ -51,7 +52,7 @@ static int cut_in_place(struct transaction *transaction, struct setattr_task *ta
     uint8_t changed[STORE_BLOCK_SIZE];
     struct extent_piece before;
     uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
-    TRY(extent_cut(transaction, inode, block + 1, UINT64_MAX, REMOVAL_ITEMS_MAX, &before, &task->more));
+    TRY(extent_cut(transaction, inode, block + 1, UINT64_MAX, task->items_max, &before, &task->more));
     if (before.extent.blocks == 0)
         return -EUCLEAN;
     memcpy(changed, task->in_place, task->in_place_at);
@@ -69,10 +70,10 @@ static int cut_extents(struct transaction *transaction, struct setattr_task *tas
     if (task->in_place_at != 0)
         TRY(extent_map(transaction, inode->number, block, 1, &task->tail));
     if (task->tail.address == 0)
-        return extent_cut(transaction, inode, blocks_of_size(task->change->size_bytes), UINT64_MAX, REMOVAL_ITEMS_MAX,
+        return extent_cut(transaction, inode, blocks_of_size(task->change->size_bytes), UINT64_MAX, task->items_max,
                           &piece, &task->more);
     if (task->prepared.address != 0 && block_address_equal(&task->tail, &task->prepared_for)) {
-        TRY(extent_cut(transaction, inode, block, UINT64_MAX, REMOVAL_ITEMS_MAX, &piece, &task->more));
+        TRY(extent_cut(transaction, inode, block, UINT64_MAX, task->items_max, &piece, &task->more));
         task->prepared_used = true;
         return extent_add(transaction, inode, block, task->prepared.address, 1, &task->prepared.checksum, &piece);
     }
@@ -177,12 +178,15 @@ static int prepare_tail(struct setattr_task *task)
 
 static int setattr_run(struct setattr_task *task)
 {
-    unsigned flags = (task->change->fields & FILESYSTEM_SET_SIZE) != 0 ? STORE_TRANSACT_RESERVE : 0;
+    bool sizes = (task->change->fields & FILESYSTEM_SET_SIZE) != 0;
     struct mismatch mismatch = {0};
     int status;
     do {
         task->again = false; /* the body may not be reached again: after a rollback, or when the store has failed */
-        status = place_transact(&task->place, flags, setattr_body, task);
+        if (sizes)
+            status = place_transact_removal(&task->place, setattr_body, task, &task->items_max);
+        else
+            status = place_transact(&task->place, 0, setattr_body, task);
         if (!task->again)
             break;
         status = task->truncating ? truncate_finish(&task->place) : prepare_tail(task);
@@ -197,7 +201,7 @@ static int setattr_run(struct setattr_task *task)
 int filesystem_setattr(struct filesystem *filesystem, uint64_t node, const struct filesystem_change *change,
                        struct filesystem_attributes *out)
 {
-    struct setattr_task task = {.change = change, .now = time_now()};
+    struct setattr_task task = {.change = change, .now = time_now(), .items_max = REMOVAL_ITEMS_MAX};
     if ((change->fields & FILESYSTEM_SET_SIZE) != 0 && change->size_bytes > FILESYSTEM_SIZE_MAX)
         return -EFBIG;
     if (change->fields == 0)
@@ -218,6 +222,7 @@ int filesystem_setattr(struct filesystem *filesystem, uint64_t node, const struc
 
 struct finish_task {
     struct place place;
+    uint32_t items_max;
     bool more;
 };
 
@@ -230,7 +235,7 @@ static int finish_body(struct transaction *transaction, void *argument)
     TRY(inode_get(transaction, task->place.inode, &inode));
     if ((inode.flags & INODE_TRUNCATING) == 0)
         return 0;
-    TRY(extent_cut(transaction, &inode, blocks_of_size(inode.size_bytes), UINT64_MAX, REMOVAL_ITEMS_MAX, &before,
+    TRY(extent_cut(transaction, &inode, blocks_of_size(inode.size_bytes), UINT64_MAX, task->items_max, &before,
                    &task->more));
     TRY(truncate_marks(transaction, &inode, task->more));
     return inode_put(transaction, &inode);
@@ -238,10 +243,10 @@ static int finish_body(struct transaction *transaction, void *argument)
 
 int truncate_finish(const struct place *place)
 {
-    struct finish_task task = {*place, false};
+    struct finish_task task = {*place, REMOVAL_ITEMS_MAX, false};
     int status;
     do
-        status = place_transact(&task.place, STORE_TRANSACT_RESERVE, finish_body, &task);
+        status = place_transact_removal(&task.place, finish_body, &task, &task.items_max);
     while (status == 0 && task.more);
     return status;
 }

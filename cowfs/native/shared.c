@@ -27,15 +27,21 @@ int shared_decode(const struct store_item *item, struct store_extent *out)
     return out->compression != 0 || out->flags != 0 || out->address != address ? -EUCLEAN : 0;
 }
 
-void shared_begin(struct shared_changes *changes)
+void shared_begin(struct shared_changes *changes, uint32_t items_max)
 {
-    changes->extents = 0;
+    changes->extents_left = items_max == UINT32_MAX ? UINT32_MAX : SHARED_EXTENTS_MAX;
+    changes->runs_max = items_max < SHARED_RUNS_MAX ? items_max : SHARED_RUNS_MAX;
     changes->run_count = 0;
 }
 
-bool shared_has_room(const struct shared_changes *changes, uint32_t blocks)
+uint32_t shared_room(const struct shared_changes *changes, uint32_t blocks)
 {
-    return changes->extents < SHARED_EXTENTS_MAX && changes->run_count + blocks <= SHARED_RUNS_MAX;
+    uint32_t runs_left = changes->runs_max - changes->run_count;
+    if (changes->extents_left == UINT32_MAX)
+        return blocks;
+    if (changes->extents_left == 0)
+        return 0;
+    return blocks < runs_left ? blocks : runs_left;
 }
 
 static int references_put(struct transaction *transaction, uint64_t address, uint32_t count)
@@ -105,7 +111,7 @@ int shared_change(struct transaction *transaction, struct shared_changes *change
                   bool taken)
 {
     struct shared_run *run;
-    changes->extents++;
+    changes->extents_left -= changes->extents_left == UINT32_MAX ? 0 : 1;
     while (blocks != 0) {
         TRY(run_find(transaction, changes, address, &run));
         uint32_t first = (uint32_t)(address - run->extent.address);

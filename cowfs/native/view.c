@@ -339,6 +339,14 @@ int place_transact(const struct place *place, unsigned flags, transaction_body b
     return status == -ENOENT && !guarded.entered ? -ESTALE : status;
 }
 
+int place_transact_removal(const struct place *place, transaction_body body, void *argument, uint32_t *items_max)
+{
+    int status;
+    while ((status = place_transact(place, STORE_TRANSACT_RESERVE, body, argument)) == -ENOSPC && *items_max > 1)
+        *items_max /= 8;
+    return status;
+}
+
 int place_next_inode(const struct place *place, uint64_t *number)
 {
     struct filesystem *filesystem = place->filesystem;

@@ -3,6 +3,7 @@
 import errno
 import random
 import stat
+import threading
 import time
 
 import pytest
@@ -364,3 +365,79 @@ def test_a_gibibyte_is_shared_at_once() -> None:
         assert system.check(volume_id) == []
     finally:
         store.close()
+
+
+def test_a_full_pool_of_shared_blocks_can_be_emptied() -> None:
+    """Releasing scattered references splits runs, which takes metadata before anything is free."""
+    full = Pool(size_bytes=16 << 20)
+    system = full.file_system
+    rng = random.Random(7)
+    blocks = 1500
+    source = full.create(b"f", random_bytes(blocks * BLOCK))
+    nodes = {name: full.create(name) for name in (b"g%d" % index for index in range(10))}
+
+    def scatter(times: int) -> None:
+        for at in range(times):
+            for node in nodes.values():
+                system.copy_range(source, rng.randrange(blocks) * BLOCK, node, at * BLOCK, BLOCK)
+
+    scatter(400)
+    nodes[b"filler"] = full.create(b"filler")
+    with fails(errno.ENOSPC):
+        for at in range(1 << 20):
+            system.write(nodes[b"filler"], at * BLOCK, pattern(BLOCK))
+    del nodes[b"filler"]
+    with fails(errno.ENOSPC):
+        scatter(10_000)
+    nodes[b"f"] = source
+    for name, node in nodes.items():
+        system.setattr(node, size=rng.randrange(200) * BLOCK + 5)
+        system.allocate(node, 3, 100, 90 * BLOCK)
+        assert system.check(full.volume_id) == []
+        system.unlink(ROOT_INODE, name)
+        system.forget(node, 1)
+    full.check()
+    assert references(full) == []
+    system.unlink(ROOT_INODE, b"filler")
+    system.release_all()
+    full.check()
+    full.store.close()
+
+
+def test_many_threads(pool: Pool) -> None:
+    """Each change is one of the verbs on a few files that all threads share; the tree is sound afterwards."""
+    nodes = [pool.create(b"f%d" % index, random_bytes(50 * BLOCK)) for index in range(4)]
+    system = pool.file_system
+    deadline = time.monotonic() + 2
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        try:
+            while time.monotonic() < deadline:
+                source, target = rng.sample(nodes, 2)
+                first, second, count = rng.randrange(60), rng.randrange(60), rng.randrange(1, 30)
+                kind = rng.randrange(6)
+                if kind < 3:
+                    system.copy_range(source, first * BLOCK, target, second * BLOCK, count * BLOCK - kind)
+                elif kind == 3:
+                    system.write(target, first * BLOCK + rng.randrange(3), rng.randbytes(rng.randrange(3 * BLOCK)))
+                elif kind == 4:
+                    system.allocate(target, rng.choice([3, 0x10]), first * BLOCK + 5, count * BLOCK)
+                else:
+                    system.setattr(target, size=first * BLOCK + rng.choice([0, 9]))
+                node = system.create_unnamed(ROOT_INODE, 0o600, 0, 0)[NODE]
+                system.copy_range(source, 0, node, 0, 1 << 20)
+                system.link(node, ROOT_INODE, b"t%d" % seed)
+                system.unlink(ROOT_INODE, b"t%d" % seed)
+                system.forget(node, 2)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert system.check(pool.volume_id) == []
