@@ -132,7 +132,8 @@ struct reclaim_task {
     bool more;
 };
 
-/* Gives up what an extent item refers to, or its first part: then the item of the rest takes its place. *whole tells. */
+/* Gives up what an extent item refers to, or its first part: then an item of the rest takes its place. *whole
+ * tells. */
 static int reclaim_extent(struct transaction *transaction, const struct store_item *item, uint64_t number,
                           struct shared_changes *changes, bool *whole)
 {
