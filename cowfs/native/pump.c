@@ -208,6 +208,8 @@ void pump_stop(struct pump *pump)
         return;
     while (write(pump->stop_descriptor, &one, sizeof one) < 0 && errno == EINTR)
         ;
+    if (pump->uring != NULL)
+        pump_uring_stop(pump->uring);
     for (size_t at = 0; at < pump->thread_count; at++)
         pthread_join(pump->threads[at], NULL);
     pump->thread_count = 0;

@@ -159,6 +159,8 @@ struct pump_uring;
 /* Makes the rings; 0 also says that the kernel lets us. */
 int pump_uring_create(struct pump *pump, struct pump_uring **out);
 int pump_uring_start(struct pump_uring *uring);
+/* Lets the threads that do not look at the pump's stop descriptor end. */
+void pump_uring_stop(struct pump_uring *uring);
 void pump_uring_destroy(struct pump_uring *uring);
 /* From any thread: the answer of an entry is in its memory (pump_entry_answer()). */
 void pump_uring_answered(struct pump_entry *entry);

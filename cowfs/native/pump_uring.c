@@ -21,6 +21,9 @@
  * taken when the kernel first writes there; all together it stays below PAYLOADS_BYTES_MAX. */
 #define ENTRIES_MAX 16u
 #define ENTRIES_MIN 2u
+/* Where an fsync takes longer than this, it is left to a thread of its own: then waking that costs little beside the
+ * flush, and the requests of this CPU need not wait for the medium. Below, the thread that has it is quickest. */
+#define COMMIT_SLOW_NS 200000u
 #define RING_FLAGS (IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN)
 #define PAYLOADS_BYTES_MAX (UINT64_C(512) << 20)
 
@@ -57,6 +60,10 @@ struct pump_uring {
     struct pump *pump;
     uint32_t queue_count;
     struct queue *queues;
+    pthread_mutex_t commit_mutex; /* guards the list */
+    pthread_cond_t commit_condition;
+    struct pump_entry *commits; /* left to the committing thread */
+    bool committer_ends;
 };
 
 struct pump_answer *pump_entry_answer(struct pump_entry *entry)
@@ -187,26 +194,69 @@ static int handle(struct queue *queue, struct pump_entry *entry)
     }
 }
 
-/* After everything else that has arrived: one commit does for all of them. */
+/* One commit does for all of a list: `done` says that it has been made since they arrived. */
+static void commit_one(struct pump *pump, struct pump_entry *entry, bool *done)
+{
+    uint64_t node = entry->request.header.nodeid;
+    if (*done && !filesystem_is_read_only_node(pump->filesystem, node)) {
+        (void)pump_fail(&entry->answer, 0);
+        return;
+    }
+    pump_commit(pump, node, &entry->answer);
+    *done = entry->answer.error == 0;
+}
+
+/* After everything else that has arrived. */
 static int handle_commits(struct queue *queue)
 {
-    struct pump_answer first = {0};
-    bool is_done = false;
+    struct pump_uring *uring = queue->pump->uring;
+    bool done = false;
     int error = 0;
+    if (queue->commits != NULL && atomic_load(&queue->pump->commit_ns) > COMMIT_SLOW_NS) {
+        struct pump_entry *last = queue->commits;
+        while (last->next_commit != NULL)
+            last = last->next_commit;
+        pthread_mutex_lock(&uring->commit_mutex);
+        last->next_commit = uring->commits;
+        uring->commits = queue->commits;
+        pthread_cond_signal(&uring->commit_condition);
+        pthread_mutex_unlock(&uring->commit_mutex);
+        queue->commits = NULL;
+    }
     while (error == 0 && queue->commits != NULL) {
         struct pump_entry *entry = queue->commits;
-        uint64_t node = entry->request.header.nodeid;
         queue->commits = entry->next_commit;
-        if (is_done && !filesystem_is_read_only_node(queue->pump->filesystem, node)) {
-            (void)pump_fail(&entry->answer, first.error);
-        } else {
-            pump_commit(queue->pump, node, &entry->answer);
-            is_done = entry->answer.error == 0;
-            first.error = entry->answer.error;
-        }
+        commit_one(queue->pump, entry, &done);
         error = answer_now(queue, entry);
     }
     return error;
+}
+
+static void *serve_commits(void *argument)
+{
+    struct pump_uring *uring = argument;
+    struct pump_counters *counters = pump_counters_create(uring->pump);
+    pthread_mutex_lock(&uring->commit_mutex);
+    while (!uring->committer_ends) {
+        struct pump_entry *entry = uring->commits;
+        if (entry == NULL) {
+            pthread_cond_wait(&uring->commit_condition, &uring->commit_mutex);
+            continue;
+        }
+        uring->commits = NULL;
+        pthread_mutex_unlock(&uring->commit_mutex);
+        for (bool done = false; entry != NULL;) {
+            struct pump_entry *next = entry->next_commit;
+            commit_one(uring->pump, entry, &done);
+            if (counters != NULL)
+                pump_count(counters, entry->request.header.opcode, false, pump_now_ns() - entry->started_ns);
+            pump_uring_answered(entry);
+            entry = next;
+        }
+        pthread_mutex_lock(&uring->commit_mutex);
+    }
+    pthread_mutex_unlock(&uring->commit_mutex);
+    return NULL;
 }
 
 static int commit_answered(struct queue *queue)
@@ -374,6 +424,8 @@ int pump_uring_create(struct pump *pump, struct pump_uring **out)
     if (uring == NULL)
         return -ENOMEM;
     uring->pump = pump;
+    pthread_mutex_init(&uring->commit_mutex, NULL);
+    pthread_cond_init(&uring->commit_condition, NULL);
     int error = try_ring();
     if (error == 0)
         error = possible_cpu_count(&count);
@@ -396,10 +448,18 @@ int pump_uring_create(struct pump *pump, struct pump_uring **out)
 
 int pump_uring_start(struct pump_uring *uring)
 {
-    int error = 0;
+    int error = pump_thread_start(uring->pump, serve_commits, uring);
     for (uint32_t at = 0; error == 0 && at < uring->queue_count; at++)
         error = pump_thread_start(uring->pump, serve_queue, &uring->queues[at]);
     return error;
+}
+
+void pump_uring_stop(struct pump_uring *uring)
+{
+    pthread_mutex_lock(&uring->commit_mutex);
+    uring->committer_ends = true;
+    pthread_cond_signal(&uring->commit_condition);
+    pthread_mutex_unlock(&uring->commit_mutex);
 }
 
 void pump_uring_destroy(struct pump_uring *uring)
@@ -414,6 +474,8 @@ void pump_uring_destroy(struct pump_uring *uring)
         if (queue->wake_descriptor >= 0)
             close(queue->wake_descriptor);
     }
+    pthread_mutex_destroy(&uring->commit_mutex);
+    pthread_cond_destroy(&uring->commit_condition);
     free(uring->queues);
     free(uring);
 }
