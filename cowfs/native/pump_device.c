@@ -16,6 +16,9 @@
 /* About what a wake-up costs: polling longer cannot pay. Only one thread polls, and only while requests come closer
  * together than that. */
 #define POLL_NS 50000u
+/* Beside io_uring this descriptor brings forgets: nobody waits for them, and a pause lets the kernel hand over many at
+ * once instead of waking a thread for each. */
+#define FORGET_PAUSE_MS 1
 /* How much the last gap between requests weighs in the smoothed one. */
 #define GAP_SMOOTHING 8u
 
@@ -90,6 +93,21 @@ static int wait_for_request(struct device_thread *thread)
     return !atomic_load(&pump->stopping);
 }
 
+static bool is_forget(const struct device_thread *thread, size_t length)
+{
+    struct fuse_in_header header;
+    if (length < sizeof header)
+        return false;
+    memcpy(&header, thread->message, sizeof header);
+    return header.opcode == FUSE_FORGET || header.opcode == FUSE_BATCH_FORGET;
+}
+
+static void pause_for_forgets(const struct device_thread *thread)
+{
+    struct pollfd stop = {.fd = thread->pump->stop_descriptor, .events = POLLIN};
+    (void)poll(&stop, 1, FORGET_PAUSE_MS);
+}
+
 static int serve(struct device_thread *thread)
 {
     int result = 1;
@@ -103,6 +121,8 @@ static int serve(struct device_thread *thread)
             thread->last_ns = now_ns;
             int error = handle(thread, (size_t)length);
             result = error != 0 ? error : 1;
+            if (result > 0 && thread->pump->uring != NULL && is_forget(thread, (size_t)length))
+                pause_for_forgets(thread);
         } else if (errno == EAGAIN) {
             result = wait_for_request(thread);
         } else if (errno == ENODEV || errno == ECONNABORTED) {
