@@ -50,6 +50,7 @@ static int grow_body(struct transaction *transaction, void *argument)
 static int grow(struct allocate_task *task)
 {
     for (;;) {
+        task->truncating = false; /* the body may not be reached */
         int status = place_transact(&task->place, 0, grow_body, task);
         if (!task->truncating)
             return status;
