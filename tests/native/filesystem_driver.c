@@ -222,6 +222,50 @@ static void do_truncate(struct worker *worker)
     expect("truncate", filesystem_setattr(worker->mount->filesystem, some_node(worker), &change, &attributes));
 }
 
+static void copy_all(struct worker *worker, uint64_t from, uint64_t to, uint64_t offset, uint64_t length)
+{
+    uint64_t copied = 1;
+    for (uint64_t done = 0; copied != 0 && done < length; done += copied)
+        if (expect("copy", filesystem_copy_range(worker->mount->filesystem, from, offset + done, to, offset + done,
+                                                 length - done, &copied)) != 0)
+            return;
+}
+
+/* A range to a file without a name and back to where it came from: what it shares on the way stays right. */
+static void do_copy(struct worker *worker)
+{
+    struct filesystem_creation creation = {.mode = S_IFREG | 0600};
+    struct filesystem_attributes attributes;
+    uint64_t node = some_node(worker), offset = (uint64_t)draw(worker, FILE_SECTORS_MAX / 2) * SECTOR;
+    uint64_t length = (uint64_t)some_sectors(worker) * SECTOR;
+    if (draw(worker, 2) == 0) {
+        offset = offset / STORE_BLOCK_SIZE * STORE_BLOCK_SIZE;
+        length = (uint64_t)FILE_SECTORS_MAX * SECTOR;
+    }
+    if (expect("create without a name",
+               filesystem_create_unnamed(worker->mount->filesystem, 1, &creation, &attributes)) != 0)
+        return;
+    copy_all(worker, node, attributes.node, offset, length);
+    if (draw(worker, 2) == 0)
+        do_write(worker);
+    copy_all(worker, attributes.node, node, offset, length);
+    expect("forget", filesystem_forget(worker->mount->filesystem, attributes.node, 1));
+}
+
+static void do_range(struct worker *worker)
+{
+    static const unsigned modes[] = {0, FILESYSTEM_ALLOCATE_ZERO_RANGE,
+                                     FILESYSTEM_ALLOCATE_PUNCH_HOLE | FILESYSTEM_ALLOCATE_KEEP_SIZE};
+    uint64_t node = some_node(worker), offset = (uint64_t)draw(worker, FILE_SECTORS_MAX / 2) * SECTOR, found;
+    int result = filesystem_seek(worker->mount->filesystem, node, offset, draw(worker, 2) == 0, &found);
+    if (result != -ENXIO)
+        expect("seek", result);
+    result = filesystem_allocate(worker->mount->filesystem, node, modes[draw(worker, 3)], offset,
+                                 (uint64_t)some_sectors(worker) * SECTOR);
+    if (result != -ENODEV)
+        expect("allocate", result);
+}
+
 /* ---- names ----------------------------------------------------------------------------------------------------- */
 
 static void do_create(struct worker *worker)
@@ -407,6 +451,10 @@ static void *work(void *argument)
         uint32_t dice = draw(worker, 1000);
         if (dice < 240)
             do_write(worker);
+        else if (dice < 260)
+            do_copy(worker);
+        else if (dice < 270)
+            do_range(worker);
         else if (dice < 400)
             read_and_check(worker, some_node(worker));
         else if (dice < 430)

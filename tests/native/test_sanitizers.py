@@ -59,7 +59,7 @@ def drivers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             for source, target in objects.items()
             if source.stem == name or str(source.parent.relative_to(ROOT)) in parts
         ]
-        command = ["gcc", *SANITIZERS[request.param], "-pthread", *map(str, linked), "-lxxhash"]
+        command = ["gcc", *SANITIZERS[request.param], "-pthread", *map(str, linked), "-lxxhash", "-luring"]
         subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
     return {name: folder / name for name in DRIVERS}
 
