@@ -12,14 +12,27 @@ static inline uint32_t contiguous_free(const uint8_t *page)
     return (uint32_t)load16(page + NODE_HEAP_START) - (uint32_t)NODE_SLOTS - page_count(page) * SLOT_LENGTH;
 }
 
-void page_initialize(uint8_t *page, uint32_t size, uint8_t level, uint64_t birth)
+/* An empty page but for what lies behind the header, which page_end() sees to. */
+static void page_begin(uint8_t *page, uint32_t size, uint8_t level, uint64_t birth)
 {
-    memset(page, 0, size);
+    memset(page, 0, NODE_SLOTS);
     save32(page + NODE_MAGIC_AT, NODE_MAGIC);
     page[NODE_LEVEL] = level;
     save16(page + NODE_HEAP_START, (uint16_t)size);
     save16(page + NODE_PREFIX_OFFSET, (uint16_t)size);
     save64(page + NODE_BIRTH, birth);
+}
+
+/* Zeros between slots and heap: what a page held before does not go to the medium. */
+static void page_end(uint8_t *page)
+{
+    memset(page + NODE_SLOTS + (size_t)page_count(page) * SLOT_LENGTH, 0, contiguous_free(page));
+}
+
+void page_initialize(uint8_t *page, uint32_t size, uint8_t level, uint64_t birth)
+{
+    page_begin(page, size, level, birth);
+    page_end(page);
 }
 
 static int compare_bytes(const uint8_t *a, size_t a_length, const uint8_t *b, size_t b_length)
@@ -116,6 +129,45 @@ uint16_t page_copy_key(const uint8_t *page, uint16_t slot, uint8_t *out)
     return item_copy_key(&item, out);
 }
 
+/* Keys as numbers of eight bytes that sort like them, zeros behind the last byte. Two comparisons decide nearly always:
+ * file systems' keys are an inode number, a type and a number. */
+#define PROBE_WORDS 3u
+struct probe {
+    const uint8_t *key;
+    size_t length;
+    uint64_t words[PROBE_WORDS];
+};
+
+static inline void probe_set(struct probe *probe, const uint8_t *key, size_t length)
+{
+    uint8_t bytes[8 * PROBE_WORDS] = {0};
+    if (length)
+        memcpy(bytes, key, length < sizeof bytes ? length : sizeof bytes);
+    probe->key = key;
+    probe->length = length;
+    for (uint32_t i = 0; i < PROBE_WORDS; i++)
+        probe->words[i] = load64_big(bytes + 8 * i);
+}
+
+/* How a key in a page compares. Of the last word's bytes those in front are shifted out, of which a page always has
+ * eight: reading behind the key could leave the page. */
+static inline int probe_compare(const uint8_t *key, uint32_t length, const struct probe *probe)
+{
+    for (uint32_t word = 0; word < PROBE_WORDS; word++) {
+        uint32_t at = 8 * word;
+        uint64_t value = 0;
+        if (length >= at + 8)
+            value = load64_big(key + at);
+        else if (length > at)
+            value = load64_big(key + length - 8) << (8 * (at + 8 - length));
+        if (value != probe->words[word])
+            return value < probe->words[word] ? -1 : 1;
+        if (length <= at + 8 && probe->length <= at + 8)
+            return length < probe->length ? -1 : length > probe->length;
+    }
+    return compare_bytes(key, length, probe->key, probe->length);
+}
+
 uint16_t page_find(const uint8_t *page, const uint8_t *key, size_t key_length, bool *exact)
 {
     uint16_t prefix_length = load16(page + NODE_PREFIX_LENGTH), count = page_count(page);
@@ -130,12 +182,14 @@ uint16_t page_find(const uint8_t *page, const uint8_t *key, size_t key_length, b
         return count;
     key += prefix_length;
     key_length -= prefix_length;
+    struct probe probe;
+    probe_set(&probe, key, key_length);
     /* invariant: keys of slots < low are less than key, keys of slots >= high are not */
     uint16_t low = 0, high = count;
     while (low < high) {
         uint16_t middle = (uint16_t)((low + high) / 2);
         const uint8_t *at = slot_at(page, middle);
-        order = compare_bytes(page + load16(at + SLOT_OFFSET), load16(at + SLOT_KEY_LENGTH), key, key_length);
+        order = probe_compare(page + load16(at + SLOT_OFFSET), load16(at + SLOT_KEY_LENGTH), &probe);
         if (order == 0) {
             *exact = true;
             return middle;
@@ -198,7 +252,7 @@ bool page_build(uint8_t *page, uint32_t size, uint8_t level, uint64_t birth, con
         need += item_key_length(&items[i]) - prefix_length + items[i].value_length;
     if (need > size)
         return false;
-    page_initialize(page, size, level, birth);
+    page_begin(page, size, level, birth);
     uint32_t heap = size - (uint32_t)prefix_length;
     if (prefix_length) {
         struct page_item cut = items[0];
@@ -225,6 +279,7 @@ bool page_build(uint8_t *page, uint32_t size, uint8_t level, uint64_t birth, con
     }
     save16(page + NODE_HEAP_START, (uint16_t)heap);
     save16(page + NODE_COUNT, (uint16_t)count);
+    page_end(page);
     return true;
 }
 
@@ -252,12 +307,28 @@ static void insert_suffix(uint8_t *page, uint16_t slot, const struct page_item *
     save16(page + NODE_COUNT, (uint16_t)(count + 1));
 }
 
+/* The same of an item as it lies in another page with the same prefix, behind the last slot. */
+static void append_suffix(uint8_t *page, uint16_t slot, const uint8_t *other, uint16_t other_slot)
+{
+    const uint8_t *from = slot_at(other, other_slot);
+    uint8_t *at = page + NODE_SLOTS + (size_t)slot * SLOT_LENGTH;
+    uint32_t length = (uint32_t)load16(from + SLOT_KEY_LENGTH) + (load16(from + SLOT_VALUE_LENGTH) & ~SLOT_KIND_BIT);
+    uint16_t heap = (uint16_t)(load16(page + NODE_HEAP_START) - length);
+    memcpy(page + heap, other + load16(from + SLOT_OFFSET), length);
+    memcpy(at, from, SLOT_LENGTH);
+    save16(at + SLOT_OFFSET, heap);
+    save16(page + NODE_HEAP_START, heap);
+    save16(page + NODE_COUNT, (uint16_t)(slot + 1));
+}
+
 static bool has_prefix(const uint8_t *page, const struct page_item *item)
 {
     uint16_t prefix_length = load16(page + NODE_PREFIX_LENGTH);
     const uint8_t *prefix = page + load16(page + NODE_PREFIX_OFFSET);
     if (item_key_length(item) < prefix_length)
         return false;
+    if (item->prefix_length == 0)
+        return prefix_length == 0 || memcmp(item->suffix, prefix, prefix_length) == 0;
     for (uint16_t i = 0; i < prefix_length; i++)
         if (item_key_byte(item, i) != prefix[i])
             return false;
@@ -285,7 +356,7 @@ static bool rebuild_with(uint8_t *page, uint32_t size, uint16_t slot, const stru
     }
     if (need > size)
         return false;
-    page_initialize(scratch, size, page_level(page), page_birth(page));
+    page_begin(scratch, size, page_level(page), page_birth(page));
     struct page_item cut = first;
     uint32_t heap = size - (uint32_t)prefix_length;
     for (size_t i = 0; i < prefix_length; i++)
@@ -298,9 +369,14 @@ static bool rebuild_with(uint8_t *page, uint32_t size, uint16_t slot, const stru
             insert_suffix(scratch, out++, item, prefix_length);
         if (i == count)
             break;
-        page_get(page, i, &old);
-        insert_suffix(scratch, out++, &old, prefix_length);
+        if (prefix_length == old_prefix) {
+            append_suffix(scratch, out++, page, i);
+        } else {
+            page_get(page, i, &old);
+            insert_suffix(scratch, out++, &old, prefix_length);
+        }
     }
+    page_end(scratch);
     memcpy(page, scratch, size);
     return true;
 }
