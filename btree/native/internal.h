@@ -442,23 +442,50 @@ struct miss {
     uint8_t level;
 };
 
+/* Which keys lead to a leaf: those from the separator at `lower` on and before the one at `upper`, both in inner pages
+ * above the leaf; no page: no bound. Good as long as no page above is split, joined or freed. */
+struct reach {
+    const uint8_t *lower_page, *upper_page;
+    uint16_t lower_slot, upper_slot;
+};
+
+/* Leaves that descents of one tree came to since the lock was taken and while nothing was changed. The keys of a
+ * transaction mostly lead to two or three. */
+#define KNOWN_LEAVES_MAX 4u
+struct known_leaves {
+    struct {
+        struct node *leaf;
+        struct reach reach;
+    } items[KNOWN_LEAVES_MAX];
+    unsigned count, next;
+};
+
+/* The last way down for a change: the next change of the same holding of the lock may lead to the same leaf. */
+struct path {
+    bool valid;
+    struct reach reach;
+    struct node *nodes[STORE_TREE_HEIGHT_MAX]; /* by level */
+    uint16_t slots[STORE_TREE_HEIGHT_MAX];     /* slot of nodes[level] in nodes[level + 1] */
+    uint8_t height;                            /* level of the root */
+};
+
 /* The item of a key: 0, -ENOENT, or STORE_AGAIN with `miss` set. */
-int tree_get(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
-             struct page_item *item, struct miss *miss);
+int tree_get(struct store *store, const struct tree_root *root, struct known_leaves *known, const uint8_t *key,
+             size_t key_length, struct page_item *item, struct miss *miss);
 /* 0 when every node that a change of this key will visit is in memory. */
-int tree_prepare(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
-                 struct miss *miss);
+int tree_prepare(struct store *store, const struct tree_root *root, struct known_leaves *known, const uint8_t *key,
+                 size_t key_length, struct miss *miss);
 /* Apply one change. The nodes are in memory (tree_prepare) and spares exist for 2 * height + 3 nodes. */
-void tree_put(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length, const uint8_t *value,
-              uint16_t value_length, enum store_value_kind kind);
+void tree_put(struct store *store, struct chain *chain, struct path *path, const uint8_t *key, size_t key_length,
+              const uint8_t *value, uint16_t value_length, enum store_value_kind kind);
 /* True when that left the leaf sparse or empty: after the last change of the same holding of the lock, tree_tidy() must
  * be called for this key. Not before: an empty leaf's range goes to a neighbour that need not be in memory. */
-bool tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length);
+bool tree_delete(struct store *store, struct chain *chain, struct path *path, const uint8_t *key, size_t key_length);
 void tree_tidy(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length);
-int tree_cursor_seek(struct store *store, const struct tree_root *root, struct cursor *cursor, const uint8_t *key,
-                     size_t key_length, struct miss *miss);
-int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct cursor *cursor,
-                          const uint8_t *key, size_t key_length, struct miss *miss);
+int tree_cursor_seek(struct store *store, const struct tree_root *root, struct known_leaves *known,
+                     struct cursor *cursor, const uint8_t *key, size_t key_length, struct miss *miss);
+int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct known_leaves *known,
+                          struct cursor *cursor, const uint8_t *key, size_t key_length, struct miss *miss);
 int tree_cursor_step(struct store *store, struct cursor *cursor, bool forward, struct miss *miss);
 
 /* ---- deadlist.c ----------------------------------------------------------------------------------------------- */
@@ -604,8 +631,8 @@ struct change {
 /* Applies changes whose nodes are in memory and whose journal record is written. */
 void changes_apply(struct store *store, struct chain *chain, struct change *changes, size_t count,
                    const uint8_t *arena);
-int changes_prepare(struct store *store, struct chain *chain, const struct change *changes, size_t count,
-                    const uint8_t *arena, struct miss *miss);
+int changes_prepare(struct store *store, struct chain *chain, struct known_leaves *known, const struct change *changes,
+                    size_t count, const uint8_t *arena, struct miss *miss);
 
 /* ---- checkpoint.c --------------------------------------------------------------------------------------------- */
 int checkpoint_run(struct store *store, bool clean);

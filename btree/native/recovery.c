@@ -235,7 +235,7 @@ static int replay_transaction(struct store *store, struct reader *body)
     cache_hold(store, true);
     while (result == 0) {
         struct miss miss;
-        result = changes_prepare(store, volume->head, changes, count, base, &miss);
+        result = changes_prepare(store, volume->head, NULL, changes, count, base, &miss);
         if (result == STORE_AGAIN)
             result = cache_load(store, &miss.pointer, miss.level, NULL);
         else

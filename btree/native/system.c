@@ -17,13 +17,14 @@ static int system_change(struct store *store, const uint8_t *key, size_t key_len
     for (;;) {
         struct chain *chain = &store->system_chain;
         struct miss miss;
+        struct path path = {.valid = false};
         pthread_mutex_lock(&store->lock);
-        int result = tree_prepare(store, &chain->head, key, key_length, &miss);
+        int result = tree_prepare(store, &chain->head, NULL, key, key_length, &miss);
         if (result == 0)
             result = spares_fill(store, 2u * chain->head.level + 4u);
         if (result == 0 && put)
-            tree_put(store, chain, key, key_length, value, (uint16_t)value_length, STORE_VALUE_PLAIN);
-        else if (result == 0 && tree_delete(store, chain, key, key_length))
+            tree_put(store, chain, &path, key, key_length, value, (uint16_t)value_length, STORE_VALUE_PLAIN);
+        else if (result == 0 && tree_delete(store, chain, &path, key, key_length))
             tree_tidy(store, chain, key, key_length);
         pthread_mutex_unlock(&store->lock);
         if (result != STORE_AGAIN)
@@ -52,7 +53,8 @@ int system_seek(struct store *store, struct system_item *item)
         struct cursor cursor;
         struct miss miss;
         pthread_mutex_lock(&store->lock);
-        int result = tree_cursor_seek(store, &store->system_chain.head, &cursor, item->key, item->key_length, &miss);
+        int result = tree_cursor_seek(store, &store->system_chain.head, NULL, &cursor, item->key, item->key_length,
+                                      &miss);
         if (result == 0 && cursor.item.value_length > sizeof item->value)
             result = -EUCLEAN;
         if (result == 0) {

@@ -19,6 +19,7 @@ struct transaction {
     const struct tree_root *root;
     unsigned flags;
     struct miss miss;
+    struct known_leaves known;
     struct change *changes;
     size_t change_count, change_capacity;
     uint8_t *arena;
@@ -163,7 +164,8 @@ int transaction_get(struct transaction *transaction, const void *key, size_t key
         return 0;
     }
     struct page_item found;
-    int result = tree_get(transaction->store, transaction->root, key, key_length, &found, &transaction->miss);
+    int result = tree_get(transaction->store, transaction->root, &transaction->known, key, key_length, &found,
+                          &transaction->miss);
     if (result)
         return result;
     *item = (struct store_item){.key = key,
@@ -176,12 +178,14 @@ int transaction_get(struct transaction *transaction, const void *key, size_t key
 
 int cursor_seek(struct transaction *transaction, struct cursor *cursor, const void *key, size_t key_length)
 {
-    return tree_cursor_seek(transaction->store, transaction->root, cursor, key, key_length, &transaction->miss);
+    return tree_cursor_seek(transaction->store, transaction->root, &transaction->known, cursor, key, key_length,
+                            &transaction->miss);
 }
 
 int cursor_seek_last(struct transaction *transaction, struct cursor *cursor, const void *key, size_t key_length)
 {
-    return tree_cursor_seek_last(transaction->store, transaction->root, cursor, key, key_length, &transaction->miss);
+    return tree_cursor_seek_last(transaction->store, transaction->root, &transaction->known, cursor, key, key_length,
+                                 &transaction->miss);
 }
 
 int cursor_next(struct transaction *transaction, struct cursor *cursor)
@@ -205,13 +209,13 @@ uint8_t *transaction_data_in_place(struct transaction *transaction, uint64_t add
     return memory;
 }
 
-int changes_prepare(struct store *store, struct chain *chain, const struct change *changes, size_t count,
-                    const uint8_t *arena, struct miss *miss)
+int changes_prepare(struct store *store, struct chain *chain, struct known_leaves *known, const struct change *changes,
+                    size_t count, const uint8_t *arena, struct miss *miss)
 {
     for (size_t i = 0; i < count; i++) {
         if (changes[i].type == CHANGE_KILL)
             continue;
-        int result = tree_prepare(store, &chain->head, arena + changes[i].at, changes[i].key_length, miss);
+        int result = tree_prepare(store, &chain->head, known, arena + changes[i].at, changes[i].key_length, miss);
         if (result)
             return result;
     }
@@ -221,19 +225,20 @@ int changes_prepare(struct store *store, struct chain *chain, const struct chang
 void changes_apply(struct store *store, struct chain *chain, struct change *changes, size_t count,
                    const uint8_t *arena)
 {
+    struct path path = {.valid = false};
     for (size_t i = 0; i < count; i++) {
         struct change *change = &changes[i];
         const uint8_t *at = arena + change->at;
         if (change->type == CHANGE_KILL) {
             kill_blocks(store, chain, load64(at), load32(at + 16), load64(at + 8));
         } else if (change->type == CHANGE_DELETE) {
-            change->sparse = tree_delete(store, chain, at, change->key_length);
+            change->sparse = tree_delete(store, chain, &path, at, change->key_length);
         } else {
             const uint8_t *value = at + change->key_length;
             bool extent = change->flags & CHANGE_FLAG_EXTENT;
             if (extent && (change->flags & CHANGE_FLAG_FRESH))
                 allocator_commit(store, load64(value + EXTENT_ADDRESS), load16(value + EXTENT_BLOCKS), false);
-            tree_put(store, chain, at, change->key_length, value, change->value_length,
+            tree_put(store, chain, &path, at, change->key_length, value, change->value_length,
                      extent ? STORE_VALUE_EXTENT : STORE_VALUE_PLAIN);
         }
     }
@@ -279,8 +284,8 @@ static int commit_changes(struct transaction *transaction)
     struct chain *chain = transaction->chain;
     if (!chain || !chain->live)
         return -EROFS;
-    int result = changes_prepare(store, chain, transaction->changes, transaction->change_count, transaction->arena,
-                                 &transaction->miss);
+    int result = changes_prepare(store, chain, &transaction->known, transaction->changes, transaction->change_count,
+                                 transaction->arena, &transaction->miss);
     if (result)
         return result;
     /* every change may copy a path and split each of its nodes; the batch may make the tree two levels higher */
@@ -322,6 +327,7 @@ static int attempt(struct transaction *transaction, uint64_t object_id, transact
     struct store *store = transaction->store;
     int result;
     pthread_mutex_lock(&store->lock);
+    transaction->known.count = transaction->known.next = 0;
     transaction->root = object_root(store, object_id, &transaction->chain);
     if (!transaction->root) {
         result = -ENOENT;

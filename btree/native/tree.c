@@ -16,31 +16,86 @@ static void page_pointer(const uint8_t *page, uint16_t slot, struct tree_pointer
     pointer_load(item.value, pointer);
 }
 
-static struct node *descend(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
-                            struct miss *miss)
+/* ---- what descents remember ----------------------------------------------------------------------------------- */
+
+/* Narrows the reach to one child. The key of slot 0 bounds nothing: smaller keys lead there too. */
+static void reach_narrow(struct reach *reach, const uint8_t *page, uint16_t slot)
+{
+    if (slot > 0) {
+        reach->lower_page = page;
+        reach->lower_slot = slot;
+    }
+    if (slot + 1 < page_count(page)) {
+        reach->upper_page = page;
+        reach->upper_slot = (uint16_t)(slot + 1);
+    }
+}
+
+static bool reach_covers(const struct reach *reach, const uint8_t *key, size_t key_length)
+{
+    struct page_item bound;
+    if (reach->lower_page) {
+        page_get(reach->lower_page, reach->lower_slot, &bound);
+        if (item_compare(&bound, key, key_length) > 0)
+            return false;
+    }
+    if (!reach->upper_page)
+        return true;
+    page_get(reach->upper_page, reach->upper_slot, &bound);
+    return item_compare(&bound, key, key_length) > 0;
+}
+
+static struct node *known_leaf(const struct known_leaves *known, const uint8_t *key, size_t key_length)
+{
+    for (unsigned i = 0; i < known->count; i++)
+        if (reach_covers(&known->items[i].reach, key, key_length))
+            return known->items[i].leaf;
+    return NULL;
+}
+
+static void remember(struct known_leaves *known, struct node *leaf, const struct reach *reach)
+{
+    known->items[known->next].leaf = leaf;
+    known->items[known->next].reach = *reach;
+    known->next = (known->next + 1) % KNOWN_LEAVES_MAX;
+    if (known->count < KNOWN_LEAVES_MAX)
+        known->count++;
+}
+
+static struct node *descend(struct store *store, const struct tree_root *root, struct known_leaves *known,
+                            const uint8_t *key, size_t key_length, struct miss *miss)
 {
     struct tree_pointer pointer = root->pointer;
+    struct reach reach = {0};
     uint8_t level = root->level;
+    struct node *node = known ? known_leaf(known, key, key_length) : NULL;
+    if (node)
+        return node;
     for (;;) {
-        struct node *node = cache_resolve(store, &pointer, level);
+        node = cache_resolve(store, &pointer, level);
         if (!node) {
             miss->pointer = pointer;
             miss->level = level;
             return NULL;
         }
         if (level == 0)
-            return node;
-        page_pointer(node->page, page_find_child(node->page, key, key_length), &pointer);
+            break;
+        uint16_t slot = page_find_child(node->page, key, key_length);
+        reach_narrow(&reach, node->page, slot);
+        page_pointer(node->page, slot, &pointer);
         level--;
     }
+    if (known)
+        remember(known, node, &reach);
+    return node;
 }
 
-int tree_get(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
-             struct page_item *item, struct miss *miss)
+int tree_get(struct store *store, const struct tree_root *root, struct known_leaves *known, const uint8_t *key,
+             size_t key_length, struct page_item *item, struct miss *miss)
 {
     if (root->pointer.address[0] == 0)
         return -ENOENT;
-    struct node *leaf = descend(store, root, key, key_length, miss);
+    struct node *leaf = descend(store, root, known, key, key_length, miss);
     if (!leaf)
         return STORE_AGAIN;
     bool exact;
@@ -51,23 +106,17 @@ int tree_get(struct store *store, const struct tree_root *root, const uint8_t *k
     return 0;
 }
 
-int tree_prepare(struct store *store, const struct tree_root *root, const uint8_t *key, size_t key_length,
-                 struct miss *miss)
+int tree_prepare(struct store *store, const struct tree_root *root, struct known_leaves *known, const uint8_t *key,
+                 size_t key_length, struct miss *miss)
 {
     if (root->pointer.address[0] == 0)
         return 0;
     if (root->level > STORE_TREE_HEIGHT_MAX - 3) /* forged; one batch of changes may make a tree two levels higher */
         return -EUCLEAN;
-    return descend(store, root, key, key_length, miss) ? 0 : STORE_AGAIN;
+    return descend(store, root, known, key, key_length, miss) ? 0 : STORE_AGAIN;
 }
 
 /* ---- changes -------------------------------------------------------------------------------------------------- */
-
-struct path {
-    struct node *nodes[STORE_TREE_HEIGHT_MAX]; /* by level */
-    uint16_t slots[STORE_TREE_HEIGHT_MAX];     /* slot of nodes[level] in nodes[level + 1] */
-    uint8_t height;                            /* level of the root */
-};
 
 /* The system tree is changed while the foreground may raise the epoch: its nodes are of the epoch that the checkpoint's
  * superblock will name. */
@@ -137,7 +186,11 @@ static struct node *make_writable(struct store *store, struct chain *chain, cons
 static void descend_writable(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length,
                              struct path *path)
 {
+    if (path->valid && reach_covers(&path->reach, key, key_length))
+        return;
     struct tree_pointer pointer = chain->head.pointer;
+    path->valid = true;
+    path->reach = (struct reach){0};
     path->height = chain->head.level;
     struct node *node = make_writable(store, chain, &pointer, cache_resolve(store, &pointer, path->height));
     set_root(chain, node);
@@ -145,6 +198,7 @@ static void descend_writable(struct store *store, struct chain *chain, const uin
     for (uint8_t level = path->height; level > 0; level--) {
         struct node *parent = path->nodes[level];
         uint16_t slot = page_find_child(parent->page, key, key_length);
+        reach_narrow(&path->reach, parent->page, slot);
         page_pointer(parent->page, slot, &pointer);
         struct node *child = cache_resolve(store, &pointer, (uint8_t)(level - 1));
         node = make_writable(store, chain, &pointer, child);
@@ -195,6 +249,7 @@ static void insert_at(struct store *store, struct chain *chain, struct path *pat
     struct node *node = path->nodes[level];
     if (page_insert(node->page, store->node_size, slot, item, store->scratch_page))
         return;
+    path->valid = false;
     struct node *right = split_insert(store, chain, node, slot, item);
     uint8_t key[STORE_KEY_LENGTH_MAX], value[POINTER_LENGTH];
     struct tree_pointer pointer;
@@ -216,10 +271,9 @@ static void insert_at(struct store *store, struct chain *chain, struct path *pat
     set_root(chain, root);
 }
 
-void tree_put(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length, const uint8_t *value,
-              uint16_t value_length, enum store_value_kind kind)
+void tree_put(struct store *store, struct chain *chain, struct path *path, const uint8_t *key, size_t key_length,
+              const uint8_t *value, uint16_t value_length, enum store_value_kind kind)
 {
-    struct path path;
     struct page_item item = {.suffix = key,
                              .value = value,
                              .suffix_length = (uint16_t)key_length,
@@ -231,19 +285,20 @@ void tree_put(struct store *store, struct chain *chain, const uint8_t *key, size
         set_root(chain, leaf);
         return;
     }
-    descend_writable(store, chain, key, key_length, &path);
+    descend_writable(store, chain, key, key_length, path);
+    uint8_t *page = path->nodes[0]->page;
     bool exact;
-    uint16_t slot = page_find(path.nodes[0]->page, key, key_length, &exact);
+    uint16_t slot = page_find(page, key, key_length, &exact);
     if (exact) {
         struct page_item old;
-        page_get(path.nodes[0]->page, slot, &old);
+        page_get(page, slot, &old);
         if (old.value_length == value_length) {
-            page_overwrite(path.nodes[0]->page, slot, value, value_length, (uint16_t)kind);
+            page_overwrite(page, slot, value, value_length, (uint16_t)kind);
             return;
         }
-        page_delete(path.nodes[0]->page, slot);
+        page_delete(page, slot);
     }
-    insert_at(store, chain, &path, 0, slot, &item);
+    insert_at(store, chain, path, 0, slot, &item);
 }
 
 static void give_up(struct store *store, struct chain *chain, struct node *node)
@@ -319,21 +374,25 @@ static void shrink_root(struct store *store, struct chain *chain, struct path *p
     }
 }
 
-bool tree_delete(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length)
+bool tree_delete(struct store *store, struct chain *chain, struct path *path, const uint8_t *key, size_t key_length)
 {
     if (chain->head.pointer.address[0] == 0)
         return false;
     bool exact;
     struct miss miss;
-    struct node *leaf = descend(store, &chain->head, key, key_length, &miss);
-    page_find(leaf->page, key, key_length, &exact);
+    if (!path->valid || !reach_covers(&path->reach, key, key_length)) { /* nothing is copied for an absent key */
+        const struct node *leaf = descend(store, &chain->head, NULL, key, key_length, &miss);
+        page_find(leaf->page, key, key_length, &exact);
+        if (!exact)
+            return false;
+        descend_writable(store, chain, key, key_length, path);
+    }
+    uint8_t *page = path->nodes[0]->page;
+    uint16_t slot = page_find(page, key, key_length, &exact);
     if (!exact)
         return false;
-    struct path path;
-    descend_writable(store, chain, key, key_length, &path);
-    uint16_t slot = page_find(path.nodes[0]->page, key, key_length, &exact);
-    page_delete(path.nodes[0]->page, slot);
-    return page_used(path.nodes[0]->page, store->node_size) < store->node_size / 4;
+    page_delete(page, slot);
+    return page_used(page, store->node_size) < store->node_size / 4;
 }
 
 void tree_tidy(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length)
@@ -341,10 +400,10 @@ void tree_tidy(struct store *store, struct chain *chain, const uint8_t *key, siz
     struct miss miss;
     if (chain->head.pointer.address[0] == 0)
         return;
-    const struct node *leaf = descend(store, &chain->head, key, key_length, &miss);
+    const struct node *leaf = descend(store, &chain->head, NULL, key, key_length, &miss);
     if (!leaf || !writable(store, chain, leaf)) /* an earlier call gave this key's range to another leaf */
         return;
-    struct path path;
+    struct path path = {.valid = false};
     descend_writable(store, chain, key, key_length, &path);
     for (uint8_t level = 0; level < path.height; level++) {
         struct node *node = path.nodes[level];
@@ -416,12 +475,13 @@ int tree_cursor_step(struct store *store, struct cursor *cursor, bool forward, s
 }
 
 /* Positions on the leaf slot where key is or would be, which may be one past the leaf's last. */
-static int cursor_place(struct store *store, const struct tree_root *root, struct cursor *cursor, const uint8_t *key,
-                        size_t key_length, bool *exact, struct miss *miss)
+static int cursor_place(struct store *store, const struct tree_root *root, struct known_leaves *known,
+                        struct cursor *cursor, const uint8_t *key, size_t key_length, bool *exact, struct miss *miss)
 {
     if (root->pointer.address[0] == 0)
         return -ENOENT;
     struct tree_pointer pointer = root->pointer;
+    struct reach reach = {0};
     cursor->depth = (uint16_t)(root->level + 1);
     for (uint16_t level = root->level;; level--) {
         struct node *node = cache_resolve(store, &pointer, (uint8_t)level);
@@ -433,18 +493,21 @@ static int cursor_place(struct store *store, const struct tree_root *root, struc
         cursor->nodes[level] = node;
         if (level == 0) {
             cursor->slots[0] = page_find(node->page, key, key_length, exact);
+            if (known)
+                remember(known, node, &reach);
             return 0;
         }
         cursor->slots[level] = page_find_child(node->page, key, key_length);
+        reach_narrow(&reach, node->page, cursor->slots[level]);
         page_pointer(node->page, cursor->slots[level], &pointer);
     }
 }
 
-int tree_cursor_seek(struct store *store, const struct tree_root *root, struct cursor *cursor, const uint8_t *key,
-                     size_t key_length, struct miss *miss)
+int tree_cursor_seek(struct store *store, const struct tree_root *root, struct known_leaves *known,
+                     struct cursor *cursor, const uint8_t *key, size_t key_length, struct miss *miss)
 {
     bool exact;
-    int result = cursor_place(store, root, cursor, key, key_length, &exact, miss);
+    int result = cursor_place(store, root, known, cursor, key, key_length, &exact, miss);
     if (result)
         return result;
     const struct node *leaf = cursor->nodes[0];
@@ -456,8 +519,8 @@ int tree_cursor_seek(struct store *store, const struct tree_root *root, struct c
     return tree_cursor_step(store, cursor, true, miss);
 }
 
-int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct cursor *cursor,
-                          const uint8_t *key, size_t key_length, struct miss *miss)
+int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct known_leaves *known,
+                          struct cursor *cursor, const uint8_t *key, size_t key_length, struct miss *miss)
 {
     bool exact = false;
     if (!key) {
@@ -477,7 +540,7 @@ int tree_cursor_seek_last(struct store *store, const struct tree_root *root, str
             cursor_fill(cursor);
         return result;
     }
-    int result = cursor_place(store, root, cursor, key, key_length, &exact, miss);
+    int result = cursor_place(store, root, known, cursor, key, key_length, &exact, miss);
     if (result)
         return result;
     if (exact) {
