@@ -463,6 +463,7 @@ struct known_leaves {
 /* The last way down for a change: the next change of the same holding of the lock may lead to the same leaf. */
 struct path {
     bool valid;
+    bool writable; /* its nodes may be changed in place */
     struct reach reach;
     struct node *nodes[STORE_TREE_HEIGHT_MAX]; /* by level */
     uint16_t slots[STORE_TREE_HEIGHT_MAX];     /* slot of nodes[level] in nodes[level + 1] */

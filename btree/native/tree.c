@@ -182,31 +182,55 @@ static struct node *make_writable(struct store *store, struct chain *chain, cons
     return copy;
 }
 
-/* Descends to the leaf of key, copying on the way. The tree is not empty. */
-static void descend_writable(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length,
-                             struct path *path)
+/* The way down to the leaf of key, unless the path leads there already. The tree is not empty. */
+static void path_find(struct store *store, const struct chain *chain, const uint8_t *key, size_t key_length,
+                      struct path *path)
 {
     if (path->valid && reach_covers(&path->reach, key, key_length))
         return;
     struct tree_pointer pointer = chain->head.pointer;
     path->valid = true;
+    path->writable = false;
     path->reach = (struct reach){0};
     path->height = chain->head.level;
-    struct node *node = make_writable(store, chain, &pointer, cache_resolve(store, &pointer, path->height));
-    set_root(chain, node);
-    path->nodes[path->height] = node;
-    for (uint8_t level = path->height; level > 0; level--) {
-        struct node *parent = path->nodes[level];
-        uint16_t slot = page_find_child(parent->page, key, key_length);
-        reach_narrow(&path->reach, parent->page, slot);
-        page_pointer(parent->page, slot, &pointer);
-        struct node *child = cache_resolve(store, &pointer, (uint8_t)(level - 1));
-        node = make_writable(store, chain, &pointer, child);
-        if (node != child)
-            set_child(parent, slot, node);
-        path->nodes[level - 1] = node;
-        path->slots[level - 1] = slot;
+    for (uint8_t level = path->height;; level--) {
+        struct node *node = path->nodes[level] = cache_resolve(store, &pointer, level);
+        if (level == 0)
+            return;
+        uint16_t slot = path->slots[level - 1] = page_find_child(node->page, key, key_length);
+        reach_narrow(&path->reach, node->page, slot);
+        page_pointer(node->page, slot, &pointer);
     }
+}
+
+/* Copies what may not be changed in place, from the root on. */
+static void path_make_writable(struct store *store, struct chain *chain, struct path *path)
+{
+    if (path->writable)
+        return;
+    path->writable = true;
+    path->reach = (struct reach){0};
+    for (uint8_t level = path->height;; level--) {
+        struct tree_pointer pointer = chain->head.pointer;
+        struct node *parent = level == path->height ? NULL : path->nodes[level + 1], *present = path->nodes[level];
+        if (parent)
+            page_pointer(parent->page, path->slots[level], &pointer);
+        struct node *node = path->nodes[level] = make_writable(store, chain, &pointer, present);
+        if (!parent)
+            set_root(chain, node);
+        else if (node != present)
+            set_child(parent, path->slots[level], node);
+        if (level == 0)
+            return;
+        reach_narrow(&path->reach, node->page, path->slots[level - 1]);
+    }
+}
+
+static void descend_writable(struct store *store, struct chain *chain, const uint8_t *key, size_t key_length,
+                             struct path *path)
+{
+    path_find(store, chain, key, key_length, path);
+    path_make_writable(store, chain, path);
 }
 
 /* Shortest key that is greater than every key on the left and not greater than the first on the right; inner nodes
@@ -379,18 +403,12 @@ bool tree_delete(struct store *store, struct chain *chain, struct path *path, co
     if (chain->head.pointer.address[0] == 0)
         return false;
     bool exact;
-    struct miss miss;
-    if (!path->valid || !reach_covers(&path->reach, key, key_length)) { /* nothing is copied for an absent key */
-        const struct node *leaf = descend(store, &chain->head, NULL, key, key_length, &miss);
-        page_find(leaf->page, key, key_length, &exact);
-        if (!exact)
-            return false;
-        descend_writable(store, chain, key, key_length, path);
-    }
-    uint8_t *page = path->nodes[0]->page;
-    uint16_t slot = page_find(page, key, key_length, &exact);
-    if (!exact)
+    path_find(store, chain, key, key_length, path);
+    uint16_t slot = page_find(path->nodes[0]->page, key, key_length, &exact);
+    if (!exact) /* nothing is copied for an absent key */
         return false;
+    path_make_writable(store, chain, path);
+    uint8_t *page = path->nodes[0]->page;
     page_delete(page, slot);
     return page_used(page, store->node_size) < store->node_size / 4;
 }
