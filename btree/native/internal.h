@@ -363,6 +363,7 @@ struct store {
     pthread_mutex_t maintenance_mutex;
     pthread_cond_t maintenance_condition;
     bool stopping, maintenance_wanted;
+    _Atomic bool pressed; /* at the last change there was something for store_throttle() to do */
 
     struct store_statistics counters;
     _Atomic uint64_t storage_reads, storage_writes, storage_flushes, storage_read_bytes, storage_written_bytes;
@@ -648,5 +649,7 @@ int maintenance_start(struct store *store);
 void maintenance_stop(struct store *store);
 /* Before a change, without locks: commits or checkpoints when memory, journal or space ask for it. */
 int store_throttle(struct store *store);
+/* Under the store lock, with each record: whether store_throttle() has to look closer. Mostly it needs no lock then. */
+void pressure_note(struct store *store);
 
 #endif

@@ -44,6 +44,7 @@ uint8_t *journal_record(struct store *store, enum journal_record_type type, size
     save32(at, (uint32_t)type);
     save32(at + 4, (uint32_t)body_bytes);
     pending->length += RECORD_HEADER_LENGTH + body_bytes;
+    pressure_note(store);
     return at + RECORD_HEADER_LENGTH;
 }
 

@@ -15,14 +15,20 @@ struct pressure {
     bool changes, deletions;
 };
 
-static void measure(struct store *store, struct pressure *out)
+/* Under the store lock. */
+static void measure_locked(const struct store *store, struct pressure *out)
 {
-    pthread_mutex_lock(&store->lock);
     out->dirty_bytes = store->dirty_count * store->node_size + store->dead_bytes;
     out->pending_bytes = store->journal.pending.length;
     out->journal_live_bytes = store->journal.head - store->journal.tail;
     out->changes = out->journal_live_bytes || out->pending_bytes;
     out->deletions = store->queue_head != NULL;
+}
+
+static void measure(struct store *store, struct pressure *out)
+{
+    pthread_mutex_lock(&store->lock);
+    measure_locked(store, out);
     pthread_mutex_unlock(&store->lock);
 }
 
@@ -30,6 +36,14 @@ static bool wants_checkpoint(const struct store *store, const struct pressure *p
 {
     return pressure->dirty_bytes > store->dirty_bytes_max ||
            pressure->journal_live_bytes > store->journal.size_bytes / 2;
+}
+
+void pressure_note(struct store *store)
+{
+    struct pressure pressure;
+    measure_locked(store, &pressure);
+    bool pressed = wants_checkpoint(store, &pressure) || pressure.pending_bytes > store->journal.pending_bytes_max;
+    atomic_store_explicit(&store->pressed, pressed, memory_order_relaxed);
 }
 
 static void wake(struct store *store)
@@ -44,8 +58,10 @@ int store_throttle(struct store *store)
 {
     if (store->read_only || atomic_load(&store->failed_errno))
         return -EROFS;
+    if (!atomic_load_explicit(&store->pressed, memory_order_relaxed))
+        return 0;
     struct pressure pressure;
-    measure(store, &pressure);
+    measure(store, &pressure); /* it may be over by now */
     bool background = store->maintenance_started;
     int result = 0;
     if (wants_checkpoint(store, &pressure)) {

@@ -168,13 +168,18 @@ static void adopt_options(struct store *store, const struct store_options *optio
 
 static void locks_create(struct store *store)
 {
-    pthread_mutex_init(&store->lock, NULL);
+    /* Held for a microsecond or two: who waits turns a while before it sleeps, which would cost more than that. */
+    pthread_mutexattr_t brief;
+    pthread_mutexattr_init(&brief);
+    pthread_mutexattr_settype(&brief, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(&store->lock, &brief);
+    pthread_mutex_init(&store->data_mutex, &brief);
+    pthread_mutex_init(&store->allocator.mutex, &brief);
+    pthread_mutexattr_destroy(&brief);
     pthread_mutex_init(&store->commit_mutex, NULL);
     pthread_mutex_init(&store->checkpoint_mutex, NULL);
     pthread_mutex_init(&store->flush_mutex, NULL);
-    pthread_mutex_init(&store->data_mutex, NULL);
     pthread_mutex_init(&store->maintenance_mutex, NULL);
-    pthread_mutex_init(&store->allocator.mutex, NULL);
     pthread_cond_init(&store->data_condition, NULL);
     pthread_cond_init(&store->flush_condition, NULL);
     pthread_condattr_t attributes; /* intervals go on when somebody sets the clock back */
