@@ -218,8 +218,9 @@ int shared_decode(const struct store_item *item, struct store_extent *out);
 /* ---- read.c, write.c, setattr.c, allocate.c --------------------------------------------------------------------- */
 
 /* Looks at one mapping that may give a wrong checksum before that is an error: a block may be freed, used again or
- * changed in place between look-up and read, and even look the same again. */
-#define MISMATCHES_MAX 3u
+ * changed in place between look-up and read, and even look the same again: a block that is rewritten all the time with
+ * one of two contents, at every look. */
+#define MISMATCHES_MAX 8u
 struct mismatch {
     struct block_address block; /* address 0: none */
     uint32_t count;
