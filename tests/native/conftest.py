@@ -1,0 +1,75 @@
+"""Builds the C drivers, the store's core, the verbs and the pump with sanitizers, once per sanitizer and run."""
+
+import concurrent.futures
+import functools
+import os
+import pathlib
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread", "-D_FORTIFY_SOURCE=0"]
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
+ENVIRONMENT = {
+    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:exitcode=99",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=99:second_deadlock_stack=1",
+}
+DRIVERS = {
+    "store_driver": ["btree/native"],
+    "filesystem_driver": ["btree/native", "cowfs/native"],
+    "pump_driver": ["btree/native", "cowfs/native"],
+}
+
+Build = Callable[[str], dict[str, list[str]]]
+
+
+def compile_all(sanitizer: str, folder: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+    """The object file of every source file that a driver needs."""
+    sources = [
+        path
+        for part in ("btree/native", "cowfs/native")
+        for path in sorted((ROOT / part).glob("*.c"))
+        if not path.name.startswith("binding")
+    ]
+    sources += [ROOT / "tests/native" / f"{name}.c" for name in DRIVERS]
+    objects = {source: folder / f"{source.parent.parent.name}_{source.stem}.o" for source in sources}
+
+    def compile_one(source: pathlib.Path) -> None:
+        command = ["gcc", *FLAGS, *SANITIZERS[sanitizer], f"-I{ROOT}", "-c", str(source), "-o", str(objects[source])]
+        subprocess.run(command, check=True, timeout=110)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources))
+    return objects
+
+
+def link_all(sanitizer: str, folder: pathlib.Path, objects: dict[pathlib.Path, pathlib.Path]) -> None:
+    for name, parts in DRIVERS.items():
+        linked = [
+            target
+            for source, target in objects.items()
+            if source.stem == name or str(source.parent.relative_to(ROOT)) in parts
+        ]
+        command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), "-lxxhash", "-luring"]
+        subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
+
+
+@pytest.fixture(scope="session")
+def drivers_of(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Call it with a sanitizer for the command that each driver begins with."""
+    # ThreadSanitizer cannot place its shadow when the kernel scatters mappings widely.
+    fixed = subprocess.run(["setarch", "-R", "true"], check=False).returncode == 0
+
+    @functools.cache
+    def build(sanitizer: str) -> dict[str, list[str]]:
+        folder = tmp_path_factory.mktemp(sanitizer)
+        link_all(sanitizer, folder, compile_all(sanitizer, folder))
+        return {name: [*(["setarch", "-R"] if fixed else []), str(folder / name)] for name in DRIVERS}
+
+    return build
