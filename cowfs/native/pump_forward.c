@@ -12,6 +12,7 @@
 
 #define NO_SLOT UINT32_MAX
 #define GENERATION_SHIFT 32
+#define ERROR_MAX 511
 
 /* ---- slots ------------------------------------------------------------------------------------------------------- */
 
@@ -22,18 +23,29 @@ static uint64_t token_of(const struct pump *pump, const struct pump_forward *for
     return (uint64_t)forward->generation << GENERATION_SHIFT | (uint64_t)(forward - pump->forwards + 1) << 1;
 }
 
-static struct pump_forward *slot_take(struct pump *pump)
+/* From then on the request may be answered, and its entry be on its way to the kernel, at any moment. */
+static int slot_take(struct pump *pump, const struct pump_request *request, struct pump_entry *entry,
+                     uint64_t started_ns, uint64_t *token)
 {
-    struct pump_forward *forward = NULL;
+    int error = 0;
     pthread_mutex_lock(&pump->forward_mutex);
-    if (pump->forward_free != NO_SLOT) {
-        forward = &pump->forwards[pump->forward_free];
+    if (pump->forward_closed) {
+        error = -EIO;
+    } else if (pump->forward_free == NO_SLOT) {
+        error = -ENOMEM;
+    } else {
+        struct pump_forward *forward = &pump->forwards[pump->forward_free];
         pump->forward_free = forward->next_free;
         forward->used = true;
         forward->generation++;
+        forward->unique = request->header.unique;
+        forward->opcode = request->header.opcode;
+        forward->started_ns = started_ns;
+        forward->entry = entry;
+        *token = token_of(pump, forward);
     }
     pthread_mutex_unlock(&pump->forward_mutex);
-    return forward;
+    return error;
 }
 
 /* With the mutex held. */
@@ -63,38 +75,42 @@ static bool slot_claim(struct pump *pump, uint64_t token, struct pump_forward *o
 
 /* ---- out --------------------------------------------------------------------------------------------------------- */
 
+/* Waits for room in the socket, but not beyond the pump's stop: who should read may have gone before. */
+static int send_message(const struct pump *pump, const struct msghdr *message)
+{
+    struct pollfd ready[] = {{.fd = pump->options.forward, .events = POLLOUT},
+                             {.fd = pump->stop_descriptor, .events = POLLIN}};
+    while (sendmsg(pump->options.forward, message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        if (errno == EPIPE || errno == ECONNRESET || atomic_load(&pump->stopping))
+            return -EIO;
+        if (errno != EAGAIN && errno != EINTR)
+            return -errno;
+        if (errno == EAGAIN && poll(ready, 2, -1) < 0 && errno != EINTR)
+            return -errno;
+    }
+    return 0;
+}
+
 int pump_forward_request(struct pump *pump, const struct pump_request *request, struct pump_entry *entry,
                          uint64_t started_ns)
 {
-    struct pump_forward *forward = slot_take(pump);
-    if (forward == NULL)
-        return -ENOMEM;
-    forward->unique = request->header.unique;
-    forward->opcode = request->header.opcode;
-    forward->started_ns = started_ns;
-    forward->entry = entry;
-    size_t argument_length = pump_argument_length(request->header.opcode);
+    struct pump_forward claimed;
     struct fuse_in_header header = request->header;
+    size_t argument_length = pump_argument_length(header.opcode);
+    int error = slot_take(pump, request, entry, started_ns, &header.unique);
+    if (error != 0)
+        return error;
     header.len = (uint32_t)(sizeof header + argument_length + request->payload_length);
-    header.unique = token_of(pump, forward);
     header.total_extlen = 0;
     struct iovec parts[] = {
         {&header, sizeof header},
         {(void *)(uintptr_t)request->argument, argument_length},
         {(void *)(uintptr_t)request->payload, request->payload_length},
     };
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
-    ssize_t sent;
-    do
-        sent = sendmsg(pump->options.forward, &message, MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
-    if (sent >= 0)
-        return 0;
-    int error = -errno;
-    pthread_mutex_lock(&pump->forward_mutex);
-    slot_free(pump, forward);
-    pthread_mutex_unlock(&pump->forward_mutex);
-    return error == -EPIPE || error == -ECONNRESET ? -EIO : error;
+    const struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+    error = send_message(pump, &message);
+    /* When the slot is gone, fail_all() has answered. */
+    return error != 0 && slot_claim(pump, header.unique, &claimed) ? error : 0;
 }
 
 /* ---- back -------------------------------------------------------------------------------------------------------- */
@@ -116,9 +132,11 @@ static void take_answer(struct pump *pump, struct pump_counters *counters, const
     if (length < sizeof header)
         return;
     memcpy(&header, message, sizeof header);
-    if (header.len != length || header.error > 0 || header.error < -4095 || header.unique == 0 ||
-        !slot_claim(pump, header.unique, &forward))
+    if (header.unique == 0 || !slot_claim(pump, header.unique, &forward))
         return; /* the answer to the synthetic INIT is among these */
+    /* The kernel takes no other errors, and would let the request wait for ever. */
+    if (header.len != length || header.error > 0 || header.error < -ERROR_MAX)
+        header.error = -EIO;
     const uint8_t *bytes = message + sizeof header;
     pump_count(counters, forward.opcode, true, pump_now_ns() - forward.started_ns);
     if (forward.entry != NULL)
@@ -127,10 +145,13 @@ static void take_answer(struct pump *pump, struct pump_counters *counters, const
         (void)pump_device_answer(pump, forward.unique, header.error, bytes, length - sizeof header);
 }
 
-/* Nobody will answer any more: whoever waits gets an error. */
+/* Nobody will answer any more: whoever waits gets an error, and so does who comes. */
 static void fail_all(struct pump *pump)
 {
     struct pump_forward forward;
+    pthread_mutex_lock(&pump->forward_mutex);
+    pump->forward_closed = true;
+    pthread_mutex_unlock(&pump->forward_mutex);
     for (uint32_t index = 0; index < PUMP_FORWARDS_MAX; index++) {
         pthread_mutex_lock(&pump->forward_mutex);
         bool used = pump->forwards[index].used;

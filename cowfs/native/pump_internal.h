@@ -189,6 +189,7 @@ struct pump {
     pthread_mutex_t forward_mutex; /* guards what follows */
     struct pump_forward *forwards;
     uint32_t forward_free;
+    bool forward_closed; /* nobody answers any more */
 
     pthread_mutex_t counters_mutex; /* guards the list, not what it points to */
     struct pump_counters **counters;
