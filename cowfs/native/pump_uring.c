@@ -194,16 +194,18 @@ static int handle(struct queue *queue, struct pump_entry *entry)
     }
 }
 
-/* One commit does for all of a list: `done` says that it has been made since they arrived. */
+/* One commit does for all of a list: `done` says that it has been made since they arrived. That of a read-only or stale
+ * node is none, and says nothing about the others. */
 static void commit_one(struct pump *pump, struct pump_entry *entry, bool *done)
 {
     uint64_t node = entry->request.header.nodeid;
-    if (*done && !filesystem_is_read_only_node(pump->filesystem, node)) {
+    bool is_real = !filesystem_is_read_only_node(pump->filesystem, node);
+    if (*done && is_real) {
         (void)pump_fail(&entry->answer, 0);
         return;
     }
     pump_commit(pump, node, &entry->answer);
-    *done = entry->answer.error == 0;
+    *done = *done || (is_real && entry->answer.error == 0);
 }
 
 /* After everything else that has arrived. */
