@@ -94,9 +94,16 @@ static int send_message(const struct pump *pump, const struct msghdr *message)
 int pump_forward_request(struct pump *pump, const struct pump_request *request, struct pump_entry *entry,
                          uint64_t started_ns)
 {
+    static const struct fuse_getattr_in getattr;
     struct pump_forward claimed;
     struct fuse_in_header header = request->header;
+    const void *argument = request->argument;
     size_t argument_length = pump_argument_length(header.opcode);
+    if (header.opcode == PUMP_OPCODE_STATX) { /* libfuse does not know it: take_statx() */
+        header.opcode = FUSE_GETATTR;
+        argument = &getattr;
+        argument_length = sizeof getattr;
+    }
     int error = slot_take(pump, request, entry, started_ns, &header.unique);
     if (error != 0)
         return error;
@@ -104,7 +111,7 @@ int pump_forward_request(struct pump *pump, const struct pump_request *request, 
     header.total_extlen = 0;
     struct iovec parts[] = {
         {&header, sizeof header},
-        {(void *)(uintptr_t)request->argument, argument_length},
+        {(void *)(uintptr_t)argument, argument_length},
         {(void *)(uintptr_t)request->payload, request->payload_length},
     };
     const struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
@@ -125,10 +132,23 @@ static void answer_entry(struct pump_entry *entry, int error, const uint8_t *byt
     pump_uring_answered(entry);
 }
 
+/* The answer to GETATTR as that to STATX. */
+static int take_statx(const uint8_t *bytes, size_t length, struct pump_statx_out *out)
+{
+    struct fuse_attr_out in;
+    if (length < sizeof in)
+        return -EIO;
+    memcpy(&in, bytes, sizeof in);
+    *out = (struct pump_statx_out){.attr_valid = in.attr_valid, .attr_valid_nsec = in.attr_valid_nsec};
+    pump_statx_fill(&in.attr, &out->stat);
+    return 0;
+}
+
 static void take_answer(struct pump *pump, struct pump_counters *counters, const uint8_t *message, size_t length)
 {
     struct fuse_out_header header;
     struct pump_forward forward;
+    struct pump_statx_out statx;
     if (length < sizeof header)
         return;
     memcpy(&header, message, sizeof header);
@@ -138,11 +158,17 @@ static void take_answer(struct pump *pump, struct pump_counters *counters, const
     if (header.len != length || header.error > 0 || header.error < -ERROR_MAX)
         header.error = -EIO;
     const uint8_t *bytes = message + sizeof header;
+    length -= sizeof header;
+    if (forward.opcode == PUMP_OPCODE_STATX && header.error == 0) {
+        header.error = take_statx(bytes, length, &statx);
+        bytes = (const uint8_t *)&statx;
+        length = sizeof statx;
+    }
     pump_count(counters, forward.opcode, true, pump_now_ns() - forward.started_ns);
     if (forward.entry != NULL)
-        answer_entry(forward.entry, header.error, bytes, length - sizeof header);
+        answer_entry(forward.entry, header.error, bytes, length);
     else
-        (void)pump_device_answer(pump, forward.unique, header.error, bytes, length - sizeof header);
+        (void)pump_device_answer(pump, forward.unique, header.error, bytes, length);
 }
 
 /* Nobody will answer any more: whoever waits gets an error, and so does who comes. */

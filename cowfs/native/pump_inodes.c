@@ -55,40 +55,42 @@ PUMP_HANDLER(pump_getattr)
     return pump_answer_attributes(pump, status, &attributes, answer);
 }
 
-static struct pump_statx_time statx_time(struct filesystem_time time)
+void pump_statx_fill(const struct fuse_attr *plain, struct pump_statx *out)
 {
-    return (struct pump_statx_time){.seconds = time.seconds, .nanoseconds = time.nanoseconds};
+    *out = (struct pump_statx){
+        .mask = STATX_BASIC_STATS,
+        .blksize = plain->blksize,
+        .nlink = plain->nlink,
+        .uid = plain->uid,
+        .gid = plain->gid,
+        .mode = (uint16_t)plain->mode,
+        .ino = plain->ino,
+        .size = plain->size,
+        .blocks = plain->blocks,
+        .atime = {.seconds = (int64_t)plain->atime, .nanoseconds = plain->atimensec},
+        .ctime = {.seconds = (int64_t)plain->ctime, .nanoseconds = plain->ctimensec},
+        .mtime = {.seconds = (int64_t)plain->mtime, .nanoseconds = plain->mtimensec},
+        .rdev_major = major(plain->rdev),
+        .rdev_minor = minor(plain->rdev),
+    };
 }
 
 /* The kernel asks for this instead of GETATTR when somebody wants the time of birth. */
 PUMP_HANDLER(pump_statx)
 {
     struct filesystem_attributes attributes;
+    struct pump_statx_out out = {.attr_valid = PUMP_VALID_S};
     struct fuse_attr plain;
     if (pump_is_virtual(request->header.nodeid))
-        return pump_fail(answer, -EOPNOTSUPP);
+        return PUMP_FORWARD;
     int status = filesystem_getattr(pump->filesystem, request->header.nodeid, &attributes);
     if (status != 0)
         return pump_fail(answer, status);
     pump_attributes(pump, &attributes, &plain);
-    struct pump_statx_out out = {
-        .attr_valid = PUMP_VALID_S,
-        .stat = {.mask = STATX_BASIC_STATS | STATX_BTIME,
-                 .blksize = plain.blksize,
-                 .nlink = plain.nlink,
-                 .uid = plain.uid,
-                 .gid = plain.gid,
-                 .mode = (uint16_t)plain.mode,
-                 .ino = plain.ino,
-                 .size = plain.size,
-                 .blocks = plain.blocks,
-                 .atime = statx_time(attributes.atime),
-                 .btime = statx_time(attributes.birth),
-                 .ctime = statx_time(attributes.ctime),
-                 .mtime = statx_time(attributes.mtime),
-                 .rdev_major = major(plain.rdev),
-                 .rdev_minor = minor(plain.rdev)},
-    };
+    pump_statx_fill(&plain, &out.stat);
+    out.stat.mask |= STATX_BTIME;
+    out.stat.btime.seconds = attributes.birth.seconds;
+    out.stat.btime.nanoseconds = attributes.birth.nanoseconds;
     return pump_succeed(answer, &out, sizeof out);
 }
 

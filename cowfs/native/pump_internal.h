@@ -106,6 +106,8 @@ enum pump_outcome pump_succeed(struct pump_answer *answer, const void *bytes, si
 void pump_attributes(struct pump *pump, const struct filesystem_attributes *attributes, struct fuse_attr *out);
 enum pump_outcome pump_answer_attributes(struct pump *pump, int status, const struct filesystem_attributes *attributes,
                                          struct pump_answer *answer);
+/* Without a time of birth. */
+void pump_statx_fill(const struct fuse_attr *plain, struct pump_statx *out);
 void pump_entry(struct pump *pump, const struct filesystem_attributes *attributes, struct fuse_entry_out *out);
 
 /* What CREATE and TMPFILE answer. */
