@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,9 +32,15 @@ static const uint64_t flags_wanted =
 void pump_event(struct pump *pump, enum pump_event_kind kind, uint32_t opcode, uint64_t node, int error)
 {
     struct pump_event event = {.kind = kind, .opcode = opcode, .node = node, .error = error};
-    ssize_t written = write(pump->event_write, &event, sizeof event);
-    if (written < 0)
-        atomic_fetch_add_explicit(&pump->events_lost, 1, memory_order_relaxed);
+    struct pollfd ready[] = {{.fd = pump->event_write, .events = POLLOUT},
+                             {.fd = pump->stop_descriptor, .events = POLLIN}};
+    while (write(pump->event_write, &event, sizeof event) < 0) {
+        if (kind == PUMP_EVENT_ERROR || (errno != EAGAIN && errno != EINTR) || atomic_load(&pump->stopping)) {
+            atomic_fetch_add_explicit(&pump->events_lost, 1, memory_order_relaxed);
+            return;
+        }
+        (void)poll(ready, 2, -1);
+    }
 }
 
 void pump_ended(struct pump *pump)

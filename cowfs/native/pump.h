@@ -37,8 +37,8 @@ bool pump_uses_uring(const struct pump *pump);
 uint64_t pump_open_files(const struct pump *pump);
 uint32_t pump_protocol_minor(const struct pump *pump);
 
-/* What the daemon is told, one record per read() of pump_event_descriptor(). Records that find the pipe full are
- * counted only. */
+/* What the daemon is told, one record per read() of pump_event_descriptor(). Of errors, those that find the pipe full
+ * are lost. */
 enum pump_event_kind {
     PUMP_EVENT_ENDED = 1,  /* unmounted, or the connection aborted */
     PUMP_EVENT_FAILED = 2, /* a thread gave up: `error` */
