@@ -218,6 +218,7 @@ class _Session:
         self._listener = listener
         self._report: Report | None = report
         self._pump: PumpServer | None = None
+        self._failure: CowfsError | None = None
 
     def run(self) -> int:
         import trio
@@ -239,7 +240,7 @@ class _Session:
             log.exception("the mount ended by something unexpected")
             error = CowfsError("error", f"the mount ended by something unexpected: {failure!r}",
                                f"see the daemon's log, {self._pool.log_path}")
-        error = self._close() or error
+        error = self._close() or error or self._failure
         self._tell(error)
         if server is not None:
             server.farewell(error)
@@ -304,7 +305,10 @@ class _Session:
     async def _watch_pump(self, pump: "PumpServer") -> None:
         import pyfuse3
 
-        await pump.watch()
+        self._failure = await pump.watch()
+        if self._failure is not None:
+            # Before anything waits for those that wait for the mount.
+            pump.abandon()
         # While its socket is open still: libfuse takes the end of it for an error.
         pyfuse3.terminate()
 
@@ -312,10 +316,15 @@ class _Session:
         """Reports success when the mount has answered a request."""
         import trio
 
-        await trio.to_thread.run_sync(os.statvfs, self._request.mountpoint)
-        if os.geteuid() == 0:
-            for failure in await trio.to_thread.run_sync(tune_device, self._request.mountpoint):
-                log.info("not tuned: %s", failure)
+        try:
+            await trio.to_thread.run_sync(os.statvfs, self._request.mountpoint)
+            failures = await trio.to_thread.run_sync(tune_device, self._request.mountpoint) if os.geteuid() == 0 else []
+        except OSError:
+            if self._failure is None:
+                raise
+            return
+        for failure in failures:
+            log.info("not tuned: %s", failure)
         transport = self._pool.transport.describe() if self._pool.transport else {}
         log.info("mounted %s (volume %s) at %s, requests over %s %s", self._request.pool_path, self._pool.volume_name,
                  self._request.mountpoint, transport["kind"],

@@ -81,25 +81,30 @@ class PumpServer:
     def latencies(self) -> list[dict[str, Any]]:
         return pump_rows(self.pump)
 
-    async def watch(self) -> None:
-        """Logs what went wrong, and returns when the mount has ended."""
+    async def watch(self) -> CowfsError | None:
+        """Logs what went wrong, and returns when the mount has ended, with the reason when that was a thread's end."""
         while True:
             await trio.lowlevel.wait_readable(self.pump.event_descriptor)
             while (event := self.pump.next_event()) is not None:
-                if self._take_event(*event):
-                    return
+                kind, request, node, error = event
+                if kind == PUMP_EVENT_ENDED:
+                    return None
+                text = os.strerror(-error)
+                if kind == PUMP_EVENT_ERROR:
+                    self._pool.events["io_error"] += 1
+                    log.error("%s(%#x): %s", request, node, text)
+                elif error != -errno.ENODEV:  # else PUMP_EVENT_ENDED follows
+                    self._pool.events["unexpected"] += 1
+                    log.error("a thread of the pump gave up: %s", text)
+                    return CowfsError("error", f"the mount's requests could not be served: {text}",
+                                      "mount it again; '-o uring=off' leaves io_uring out")
 
-    def _take_event(self, kind: int, request: str, node: int, error: int) -> bool:
-        if kind == PUMP_EVENT_ENDED:
-            return True
-        text = os.strerror(-error)
-        if kind == PUMP_EVENT_ERROR:
-            self._pool.events["io_error"] += 1
-            log.error("%s(%#x): %s", request, node, text)
-            return False
-        self._pool.events["unexpected"] += 1
-        log.error("a thread of the pump gave up: %s", text)
-        return error != -errno.ENODEV
+    def abandon(self) -> None:
+        """Closes the connection although threads may be about to use the descriptor, which stays one: whoever waits
+        for an answer that will not come gets ENOTCONN."""
+        self.pump.stop()
+        with open(os.devnull, "r+b") as null:
+            os.dup2(null.fileno(), self._device, inheritable=False)
 
     def close(self) -> None:
         """Waits for what the threads are doing. Closes the connection: who still waits for an answer gets ENOTCONN."""
