@@ -132,6 +132,8 @@ PUMP_HANDLER(pump_setattr)
     for (size_t at = 0; at < sizeof fields / sizeof *fields; at++)
         if ((in.valid & fields[at].kernel) != 0)
             change.fields |= fields[at].ours;
+    if ((in.valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW)) != 0)
+        change.fields |= FILESYSTEM_SET_NOW;
     int status = filesystem_setattr(pump->filesystem, request->header.nodeid, &change, &attributes);
     return pump_answer_attributes(pump, status, &attributes, answer);
 }
