@@ -2,12 +2,15 @@
  *
  * Operations may be called from several threads at once. Transfers are checked against the size found at opening,
  * before anything is touched: a transfer past the end is -EIO. */
+#define _GNU_SOURCE /* O_DIRECT */
 #include "storage.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -23,12 +26,38 @@ static bool range_is_inside(uint64_t size_bytes, size_t length_bytes, uint64_t o
 
 /* ---- file or block device ------------------------------------------------------------------------------------ */
 
+/* Transfers from this length on go past the page cache, where memory and offset are aligned: what they carry is cached
+ * above already, and the kernel reads a device for the page cache in pieces of 128 KiB, each with a wait of its own. Small
+ * ones stay in it, so that one flush writes several at once. */
+#define DIRECT_LENGTH_MIN_BYTES (64u << 10)
+#define DIRECT_ALIGNMENT_BYTES 4096u
+
 struct file_storage {
     struct storage base;
     int descriptor;
+    atomic_int direct_descriptor; /* the same, opened with O_DIRECT; -1: not to be had */
+    int opened_direct; /* that descriptor, to be closed, also when it is not used any more */
     bool read_only;
     uint64_t size_bytes;
 };
+
+/* Which descriptor a transfer uses. */
+static int descriptor_for(struct file_storage *file, const void *buffer, size_t length_bytes, uint64_t offset_bytes)
+{
+    int direct = atomic_load_explicit(&file->direct_descriptor, memory_order_relaxed);
+    bool is_aligned = ((uintptr_t)buffer | length_bytes | offset_bytes) % DIRECT_ALIGNMENT_BYTES == 0;
+    return direct >= 0 && is_aligned && length_bytes >= DIRECT_LENGTH_MIN_BYTES ? direct : file->descriptor;
+}
+
+/* A file system may take O_DIRECT at opening and refuse it later; the transfer is then made the other way. */
+static bool direct_refused(struct file_storage *file, int descriptor, int error)
+{
+    if (descriptor == file->descriptor || error != EINVAL) {
+        return false;
+    }
+    atomic_store_explicit(&file->direct_descriptor, -1, memory_order_relaxed);
+    return true;
+}
 
 static int file_read(struct storage *storage, void *buffer, size_t length_bytes, uint64_t offset_bytes)
 {
@@ -39,9 +68,10 @@ static int file_read(struct storage *storage, void *buffer, size_t length_bytes,
         return -EIO;
     }
     while (done_bytes < length_bytes) {
-        ssize_t count = pread(file->descriptor, (char *)buffer + done_bytes, length_bytes - done_bytes,
-                              (off_t)(offset_bytes + done_bytes));
-        if (count < 0 && errno == EINTR) {
+        char *to = (char *)buffer + done_bytes;
+        int descriptor = descriptor_for(file, to, length_bytes - done_bytes, offset_bytes + done_bytes);
+        ssize_t count = pread(descriptor, to, length_bytes - done_bytes, (off_t)(offset_bytes + done_bytes));
+        if (count < 0 && (errno == EINTR || direct_refused(file, descriptor, errno))) {
             continue;
         }
         if (count < 0) {
@@ -67,9 +97,10 @@ static int file_write(struct storage *storage, const void *buffer, size_t length
         return -EIO;
     }
     while (done_bytes < length_bytes) {
-        ssize_t count = pwrite(file->descriptor, (const char *)buffer + done_bytes, length_bytes - done_bytes,
-                               (off_t)(offset_bytes + done_bytes));
-        if (count < 0 && errno == EINTR) {
+        const char *from = (const char *)buffer + done_bytes;
+        int descriptor = descriptor_for(file, from, length_bytes - done_bytes, offset_bytes + done_bytes);
+        ssize_t count = pwrite(descriptor, from, length_bytes - done_bytes, (off_t)(offset_bytes + done_bytes));
+        if (count < 0 && (errno == EINTR || direct_refused(file, descriptor, errno))) {
             continue;
         }
         if (count < 0) {
@@ -99,6 +130,9 @@ static void file_close(struct storage *storage)
 {
     struct file_storage *file = (struct file_storage *)storage;
 
+    if (file->opened_direct >= 0) {
+        (void)close(file->opened_direct);
+    }
     (void)close(file->descriptor); /* releases the lock; what had to be durable was flushed before */
     free(file);
 }
@@ -127,6 +161,16 @@ static int file_measure(int descriptor, uint64_t *size_bytes)
         return ioctl(descriptor, BLKGETSIZE64, size_bytes) == 0 ? 0 : -errno;
     }
     return S_ISDIR(status.st_mode) ? -EISDIR : -EINVAL;
+}
+
+/* Through /proc, so that it is the very file that is locked. */
+static void file_open_direct(struct file_storage *file)
+{
+    char name[32];
+
+    (void)snprintf(name, sizeof(name), "/proc/self/fd/%d", file->descriptor);
+    file->opened_direct = open(name, (file->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
+    atomic_init(&file->direct_descriptor, file->opened_direct);
 }
 
 int storage_open_file(const char *path, bool read_only, struct storage **out)
@@ -167,6 +211,7 @@ int storage_open_file(const char *path, bool read_only, struct storage **out)
     }
     result = file_measure(file->descriptor, &file->size_bytes);
     if (result == 0) {
+        file_open_direct(file);
         *out = &file->base;
         file = NULL;
     }
