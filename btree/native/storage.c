@@ -27,7 +27,7 @@ static bool range_is_inside(uint64_t size_bytes, size_t length_bytes, uint64_t o
 /* ---- file or block device ------------------------------------------------------------------------------------ */
 
 /* Transfers from this length on go past the page cache, where memory and offset are aligned: what they carry is cached
- * above already, and the kernel reads a device for the page cache in pieces of 128 KiB, each with a wait of its own. Small
+ * above already, and the kernel reads a device for the page cache in pieces of 128 KiB, with a wait for each. Small
  * ones stay in it, so that one flush writes several at once. */
 #define DIRECT_LENGTH_MIN_BYTES (64u << 10)
 #define DIRECT_ALIGNMENT_BYTES 4096u
