@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,7 +157,13 @@ int pump_thread_start(struct pump *pump, void *(*function)(void *), void *argume
     if (grown == NULL)
         return -ENOMEM;
     pump->threads = grown;
+    /* Signals are for the process's own threads: one that comes while this one waits for the medium would only be
+     * late. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = -pthread_create(&pump->threads[pump->thread_count], NULL, function, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pump->thread_count += error == 0;
     return error;
 }

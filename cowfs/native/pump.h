@@ -13,7 +13,7 @@
 struct pump;
 
 struct pump_options {
-    int device;           /* /dev/fuse, mounted; the caller keeps it open until pump_destroy() */
+    int device;           /* /dev/fuse, mounted; the caller closes it after pump_stop() */
     int forward;          /* SOCK_SEQPACKET: one end of a pair */
     bool uring;           /* wanted; it is used when the kernel offers it */
     bool writeback;       /* the kernel keeps dirty pages */

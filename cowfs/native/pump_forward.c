@@ -13,6 +13,8 @@
 #define NO_SLOT UINT32_MAX
 #define GENERATION_SHIFT 32
 #define ERROR_MAX 511
+/* The answer must fit into a socket whose buffer nobody was allowed to raise. */
+#define LISTING_LENGTH_MAX (64u << 10)
 
 /* ---- slots ------------------------------------------------------------------------------------------------------- */
 
@@ -95,6 +97,7 @@ int pump_forward_request(struct pump *pump, const struct pump_request *request, 
                          uint64_t started_ns)
 {
     static const struct fuse_getattr_in getattr;
+    struct fuse_read_in listing;
     struct pump_forward claimed;
     struct fuse_in_header header = request->header;
     const void *argument = request->argument;
@@ -103,6 +106,10 @@ int pump_forward_request(struct pump *pump, const struct pump_request *request, 
         header.opcode = FUSE_GETATTR;
         argument = &getattr;
         argument_length = sizeof getattr;
+    } else if (header.opcode == FUSE_READDIRPLUS) {
+        memcpy(&listing, argument, sizeof listing);
+        listing.size = listing.size < LISTING_LENGTH_MAX ? listing.size : LISTING_LENGTH_MAX;
+        argument = &listing;
     }
     int error = slot_take(pump, request, entry, started_ns, &header.unique);
     if (error != 0)

@@ -367,11 +367,11 @@ int main(int argument_count, char **arguments)
     pump_stop(mount.pump);
     (void)shutdown(mount.theirs, SHUT_RDWR);
     (void)pthread_join(server, NULL);
-    pump_destroy(mount.pump);
     close(mount.device);
     close(mount.ours);
     close(mount.theirs);
     close_all(&mount);
+    pump_destroy(mount.pump);
     printf("%u snapshots, %u rollbacks, %u forwarded\n", atomic_load(&mount.snapshots), atomic_load(&mount.rollbacks),
            atomic_load(&mount.forwarded));
     return 0;
