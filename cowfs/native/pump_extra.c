@@ -152,6 +152,28 @@ static enum pump_outcome set_flags(struct pump *pump, const struct pump_request 
     return status != 0 ? pump_fail(answer, status) : answer_ioctl(answer, NULL, 0);
 }
 
+/* UTF-8 without control characters, as check_name() in snapshots.py wants it: others read names as text. */
+static bool is_text(const char *name)
+{
+    static const uint32_t least[] = {0, 0x20, 0xa0, 0x800, 0x10000}; /* of a sequence of this length */
+    const uint8_t *at = (const uint8_t *)name;
+    while (*at != 0) {
+        unsigned length = *at < 0x80 ? 1 : *at < 0xc0 ? 0 : *at < 0xe0 ? 2 : *at < 0xf0 ? 3 : *at < 0xf8 ? 4 : 0;
+        uint32_t point = length < 2 ? *at : *at & (0x7fu >> length);
+        if (length == 0)
+            return false;
+        for (unsigned more = 1; more < length; more++) {
+            if ((at[more] & 0xc0) != 0x80)
+                return false;
+            point = point << 6 | (at[more] & 0x3fu);
+        }
+        if (point < least[length] || point == 0x7f || (point >= 0xd800 && point < 0xe000) || point > 0x10ffff)
+            return false;
+        at += length;
+    }
+    return true;
+}
+
 /* As `mkdir .cowfs/snapshot/NAME`: the owner of the root directory may, and root. */
 static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_request *request,
                                        struct pump_answer *answer)
@@ -161,7 +183,8 @@ static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_requ
     if (request->payload_length < sizeof wanted)
         return pump_fail(answer, -EINVAL);
     memcpy(&wanted, request->payload, sizeof wanted);
-    if ((wanted.flags & ~COWFS_SNAPSHOT_NO_SYNC) != 0 || memchr(wanted.name, 0, sizeof wanted.name) == NULL)
+    if ((wanted.flags & ~COWFS_SNAPSHOT_NO_SYNC) != 0 || wanted.reserved != 0 ||
+        memchr(wanted.name, 0, sizeof wanted.name) == NULL || !is_text(wanted.name))
         return pump_fail(answer, -EINVAL);
     int status = filesystem_getattr(pump->filesystem, FILESYSTEM_ROOT_INODE, &root);
     if (status == 0 && request->header.uid != 0 && request->header.uid != root.uid)

@@ -1,13 +1,19 @@
 """What the pump does for those whom it forwards to, and what becomes of a mount whose pump fails."""
 
+import errno
+import fcntl
+import os
 import pathlib
+import struct
 import subprocess
 import sys
 import time
 
 import pytest
 
-from tools.scratch import Pool, is_mounted, run
+from tools.scratch import Mount, Pool, is_mounted, run
+
+IOC_SNAPSHOT = 0x4108C001  # _IOW(0xC0, 1, struct cowfs_snapshot), cowfs/native/ioctl.h
 
 
 def test_stat_in_the_virtual_tree(root: pathlib.Path) -> None:
@@ -17,6 +23,26 @@ def test_stat_in_the_virtual_tree(root: pathlib.Path) -> None:
             assert run("stat", "--format=%F %a", root / name).stdout.startswith("directory")
         assert "symbolic link" in run("stat", "--format=%F", root / ".cowfs/socket").stdout
         time.sleep(1.2)  # the kernel asks again
+
+
+def test_snapshot_names_are_text(mount: Mount, transport: str) -> None:
+    """Others read them as text: the listing of all snapshots failed for one whose name is none."""
+    if transport == "nopump":
+        pytest.skip("pyfuse3 passes no ioctls on")
+    descriptor = os.open(mount.directory, os.O_RDONLY)
+    try:
+        for name in (b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc3", b"\n", b"\xc2\x85", b"\x7f"):
+            with pytest.raises(OSError) as caught:
+                fcntl.ioctl(descriptor, IOC_SNAPSHOT, struct.pack("II256s", 0, 0, name))
+            assert caught.value.errno == errno.EINVAL, name
+        names = ["plain", "\u00e4\u20ac\U0001d11e", " \u00a0"]
+        for text in names:
+            fcntl.ioctl(descriptor, IOC_SNAPSHOT, struct.pack("II256s", 0, 0, text.encode()))
+        with pytest.raises(OSError):
+            fcntl.ioctl(descriptor, IOC_SNAPSHOT, struct.pack("II256s", 0, 1, b"reserved"))
+    finally:
+        os.close(descriptor)
+    assert sorted(os.listdir(mount.directory / ".cowfs/snapshot")) == sorted(names)
 
 
 def test_mount_whose_pump_fails(pool: Pool, transport: str) -> None:
