@@ -209,6 +209,29 @@ static pthread_t start(void *(*function)(void *), struct mount *self)
     return thread;
 }
 
+/* ---- a medium that is slow now and then ------------------------------------------------------------------------ */
+
+/* Whoever answers an fsync depends on how long the last ones took. */
+static struct storage_operations slow_operations;
+static int (*quick_flush)(struct storage *storage);
+
+static int slow_flush(struct storage *storage)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    if (now.tv_nsec % (400 * MILLISECOND_NS) >= 200 * MILLISECOND_NS)
+        pause_ms(1);
+    return quick_flush(storage);
+}
+
+static void slow_down(struct storage *storage)
+{
+    slow_operations = *storage->operations;
+    quick_flush = slow_operations.flush;
+    slow_operations.flush = slow_flush;
+    storage->operations = &slow_operations;
+}
+
 /* ---- the mount --------------------------------------------------------------------------------------------------- */
 
 static void open_pool(const char *path, struct mount *self)
@@ -227,6 +250,7 @@ static void open_pool(const char *path, struct mount *self)
                                         : storage_open_file(path, false, &storage);
     if (result != 0)
         fail(path, result);
+    slow_down(storage);
     result = store_format(storage, &parameters, &failure);
     if (result == 0)
         result = store_open(storage, &options, &self->store, &failure);
