@@ -57,6 +57,7 @@ class PumpServer:
         """Answers the kernel's INIT, so the device is mounted. CowfsError when `uring=on` cannot be had."""
         self._pool = pool
         self._device = device
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # when it is needed there may be no descriptor left
         ours, self.forward = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours = ours
         for end in (ours, self.forward):
@@ -103,14 +104,14 @@ class PumpServer:
         """Closes the connection although threads may be about to use the descriptor, which stays one: whoever waits
         for an answer that will not come gets ENOTCONN."""
         self.pump.stop()
-        with open(os.devnull, "r+b") as null:
-            os.dup2(null.fileno(), self._device, inheritable=False)
+        os.dup2(self._null, self._device, inheritable=False)
 
     def close(self) -> None:
         """Waits for what the threads are doing. Closes the connection: who still waits for an answer gets ENOTCONN."""
         self.pump.stop()
         self._ours.close()
         os.close(self._device)
+        os.close(self._null)
 
 
 def _raise_buffer(end: socket.socket) -> None:
