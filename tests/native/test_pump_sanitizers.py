@@ -120,7 +120,9 @@ class Driver:
 
     def report(self) -> str:
         text = self._errors.read_text(errors="replace")
-        return f"{shlex.join(map(str, self.process.args))}\nexited {self.process.returncode}\n{text[-12000:]}"  # type: ignore[arg-type]
+        words = self.process.args
+        command = shlex.join(map(str, words)) if isinstance(words, list) else str(words)
+        return f"{command}\nexited {self.process.returncode}\n{text[-12000:]}"
 
     def start_loads(self, seconds: int, loads: dict[str, str] = LOADS) -> None:
         for name, text in loads.items():
