@@ -146,7 +146,7 @@ def test_killed_under_load(transport: str, new_pool: Callable[..., Pool], tmp_pa
         return [[record for record in read_log(log) if record["kind"] == "end"] for log in logs]
 
     def is_under_way() -> bool:
-        return KINDS <= {record["kind"] for record in read_log(logs[0])}
+        return {record["kind"] for record in read_log(logs[0])} >= KINDS
 
     repetitions = REPETITIONS[transport]
     for repetition in range(repetitions):
