@@ -102,6 +102,7 @@ class Driver:
         self._errors = folder / "errors"
         self._loads: dict[str, subprocess.Popen[bytes]] = {}
         words = [*command, str(self.pool), str(self.directory), transport, cache, str(int(rolls_back))]
+        self._command = shlex.join(words)
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             environment = {**os.environ, **ENVIRONMENT}
             self.process = subprocess.Popen(
@@ -120,9 +121,7 @@ class Driver:
 
     def report(self) -> str:
         text = self._errors.read_text(errors="replace")
-        words = self.process.args
-        command = shlex.join(map(str, words)) if isinstance(words, list) else str(words)
-        return f"{command}\nexited {self.process.returncode}\n{text[-12000:]}"
+        return f"{self._command}\nexited {self.process.returncode}\n{text[-12000:]}"
 
     def start_loads(self, seconds: int, loads: dict[str, str] = LOADS) -> None:
         for name, text in loads.items():
