@@ -39,7 +39,8 @@ int pump_device_answer(struct pump *pump, uint64_t unique, int error, const void
     struct iovec parts[] = {{&header, sizeof header}, {(void *)(uintptr_t)bytes, length}};
     if (writev(pump->options.device, parts, 2) >= 0 || errno == ENOENT || errno == ENODEV)
         return 0; /* interrupted, or unmounted */
-    return -errno;
+    /* The kernel may lack memory for what an answer carries; whoever waits gets at least an error. */
+    return error != 0 ? -errno : pump_device_answer(pump, unique, -EIO, NULL, 0);
 }
 
 static int handle(struct device_thread *thread, size_t length)

@@ -174,7 +174,7 @@ static bool is_text(const char *name)
     return true;
 }
 
-/* As `mkdir .cowfs/snapshot/NAME`: the owner of the root directory may, and root. */
+/* The owner of the volume's root directory may, and root, as for `mkdir .cowfs/snapshot/NAME`. */
 static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_request *request,
                                        struct pump_answer *answer)
 {
@@ -186,7 +186,8 @@ static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_requ
     if ((wanted.flags & ~COWFS_SNAPSHOT_NO_SYNC) != 0 || wanted.reserved != 0 ||
         memchr(wanted.name, 0, sizeof wanted.name) == NULL || !is_text(wanted.name))
         return pump_fail(answer, -EINVAL);
-    int status = filesystem_getattr(pump->filesystem, FILESYSTEM_ROOT_INODE, &root);
+    uint64_t own_root = (request->header.nodeid & ~PUMP_INODE_MASK) | FILESYSTEM_ROOT_INODE;
+    int status = filesystem_getattr(pump->filesystem, own_root, &root);
     if (status == 0 && request->header.uid != 0 && request->header.uid != root.uid)
         status = -EPERM;
     if (status == 0)
