@@ -24,6 +24,9 @@
 /* Where an fsync takes longer than this, it is left to a thread of its own: then waking that costs little beside the
  * flush, and the requests of this CPU need not wait for the medium. Below, the thread that has it is quickest. */
 #define COMMIT_SLOW_NS 200000u
+/* Reads from this size on go to a worker: while it reads and verifies, this CPU copies what came before to whoever
+ * reads, and a wake-up is little beside the time that takes. */
+#define READ_LENGTH_LARGE_BYTES (256u << 10)
 #define RING_FLAGS (IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN)
 #define PAYLOADS_BYTES_MAX (UINT64_C(512) << 20)
 
@@ -38,7 +41,7 @@ struct pump_entry {
     uint64_t commit_id;
     uint64_t started_ns;
     struct pump_entry *_Atomic next; /* on the queue's list of those answered elsewhere */
-    struct pump_entry *next_commit;  /* among those that wait for an fsync */
+    struct pump_entry *next_work;    /* among those that wait for an fsync or for a worker */
 };
 
 struct queue {
@@ -60,15 +63,27 @@ struct pump_uring {
     struct pump *pump;
     uint32_t queue_count;
     struct queue *queues;
-    pthread_mutex_t commit_mutex; /* guards the list */
-    pthread_cond_t commit_condition;
-    struct pump_entry *commits; /* left to the committing thread */
-    bool committer_ends;
+    struct pump_workers *workers;
 };
 
 struct pump_answer *pump_entry_answer(struct pump_entry *entry)
 {
     return &entry->answer;
+}
+
+struct pump_entry **pump_entry_link(struct pump_entry *entry)
+{
+    return &entry->next_work;
+}
+
+void pump_entry_count(const struct pump_entry *entry, struct pump_counters *counters)
+{
+    pump_count(counters, entry->request.header.opcode, false, pump_now_ns() - entry->started_ns);
+}
+
+void pump_entry_handle(struct pump_entry *entry)
+{
+    (void)pump_handle(entry->queue->pump, &entry->request, &entry->answer);
 }
 
 void pump_uring_answered(struct pump_entry *entry)
@@ -153,8 +168,17 @@ static int commit_entry(struct queue *queue, struct pump_entry *entry)
 
 static int answer_now(struct queue *queue, struct pump_entry *entry)
 {
-    pump_count(queue->counters, entry->request.header.opcode, false, pump_now_ns() - entry->started_ns);
+    pump_entry_count(entry, queue->counters);
     return commit_entry(queue, entry);
+}
+
+static bool is_large_read(const struct queue *queue, const struct pump_request *request)
+{
+    struct fuse_read_in in;
+    if (request->header.opcode != FUSE_READ || queue->pump->uring->queue_count == 1)
+        return false;
+    memcpy(&in, request->argument, sizeof in);
+    return in.size >= READ_LENGTH_LARGE_BYTES;
 }
 
 static int handle(struct queue *queue, struct pump_entry *entry)
@@ -173,6 +197,10 @@ static int handle(struct queue *queue, struct pump_entry *entry)
         (void)pump_fail(&entry->answer, -EINVAL);
         return answer_now(queue, entry);
     }
+    if (is_large_read(queue, request)) {
+        pump_workers_read(pump->uring->workers, entry);
+        return 0;
+    }
     switch (pump_handle(pump, request, &entry->answer)) {
     case PUMP_FORWARD: {
         int error = pump_forward_request(pump, request, entry, entry->started_ns);
@@ -182,7 +210,7 @@ static int handle(struct queue *queue, struct pump_entry *entry)
         return answer_now(queue, entry);
     }
     case PUMP_COMMIT:
-        entry->next_commit = queue->commits;
+        entry->next_work = queue->commits;
         queue->commits = entry;
         return 0;
     case PUMP_SILENT:
@@ -196,8 +224,9 @@ static int handle(struct queue *queue, struct pump_entry *entry)
 
 /* One commit does for all of a list: `done` says that it has been made since they arrived. That of a read-only or stale
  * node is none, and says nothing about the others. */
-static void commit_one(struct pump *pump, struct pump_entry *entry, bool *done)
+void pump_entry_commit(struct pump_entry *entry, bool *done)
 {
+    struct pump *pump = entry->queue->pump;
     uint64_t node = entry->request.header.nodeid;
     bool is_real = !filesystem_is_read_only_node(pump->filesystem, node);
     if (*done && is_real) {
@@ -211,54 +240,20 @@ static void commit_one(struct pump *pump, struct pump_entry *entry, bool *done)
 /* After everything else that has arrived. */
 static int handle_commits(struct queue *queue)
 {
-    struct pump_uring *uring = queue->pump->uring;
-    bool done = false;
+    struct pump_workers *workers = queue->pump->uring->workers;
+    bool is_slow = atomic_load(&queue->pump->commit_ns) > COMMIT_SLOW_NS, done = false;
     int error = 0;
-    if (queue->commits != NULL && atomic_load(&queue->pump->commit_ns) > COMMIT_SLOW_NS) {
-        struct pump_entry *last = queue->commits;
-        while (last->next_commit != NULL)
-            last = last->next_commit;
-        pthread_mutex_lock(&uring->commit_mutex);
-        last->next_commit = uring->commits;
-        uring->commits = queue->commits;
-        pthread_cond_signal(&uring->commit_condition);
-        pthread_mutex_unlock(&uring->commit_mutex);
-        queue->commits = NULL;
-    }
     while (error == 0 && queue->commits != NULL) {
         struct pump_entry *entry = queue->commits;
-        queue->commits = entry->next_commit;
-        commit_one(queue->pump, entry, &done);
+        queue->commits = entry->next_work;
+        if (is_slow) {
+            pump_workers_commit(workers, entry);
+            continue;
+        }
+        pump_entry_commit(entry, &done);
         error = answer_now(queue, entry);
     }
     return error;
-}
-
-static void *serve_commits(void *argument)
-{
-    struct pump_uring *uring = argument;
-    struct pump_counters *counters = pump_counters_create(uring->pump);
-    pthread_mutex_lock(&uring->commit_mutex);
-    while (!uring->committer_ends) {
-        struct pump_entry *entry = uring->commits;
-        if (entry == NULL) {
-            pthread_cond_wait(&uring->commit_condition, &uring->commit_mutex);
-            continue;
-        }
-        uring->commits = NULL;
-        pthread_mutex_unlock(&uring->commit_mutex);
-        for (bool done = false; entry != NULL;) {
-            struct pump_entry *next = entry->next_commit;
-            commit_one(uring->pump, entry, &done);
-            if (counters != NULL)
-                pump_count(counters, entry->request.header.opcode, false, pump_now_ns() - entry->started_ns);
-            pump_uring_answered(entry);
-            entry = next;
-        }
-        pthread_mutex_lock(&uring->commit_mutex);
-    }
-    pthread_mutex_unlock(&uring->commit_mutex);
-    return NULL;
 }
 
 static int commit_answered(struct queue *queue)
@@ -426,8 +421,6 @@ int pump_uring_create(struct pump *pump, struct pump_uring **out)
     if (uring == NULL)
         return -ENOMEM;
     uring->pump = pump;
-    pthread_mutex_init(&uring->commit_mutex, NULL);
-    pthread_cond_init(&uring->commit_condition, NULL);
     int error = try_ring();
     if (error == 0)
         error = possible_cpu_count(&count);
@@ -450,7 +443,7 @@ int pump_uring_create(struct pump *pump, struct pump_uring **out)
 
 int pump_uring_start(struct pump_uring *uring)
 {
-    int error = pump_thread_start(uring->pump, serve_commits, uring);
+    int error = pump_workers_start(uring->pump, &uring->workers);
     for (uint32_t at = 0; error == 0 && at < uring->queue_count; at++)
         error = pump_thread_start(uring->pump, serve_queue, &uring->queues[at]);
     return error;
@@ -458,10 +451,8 @@ int pump_uring_start(struct pump_uring *uring)
 
 void pump_uring_stop(struct pump_uring *uring)
 {
-    pthread_mutex_lock(&uring->commit_mutex);
-    uring->committer_ends = true;
-    pthread_cond_signal(&uring->commit_condition);
-    pthread_mutex_unlock(&uring->commit_mutex);
+    if (uring->workers != NULL)
+        pump_workers_stop(uring->workers);
 }
 
 void pump_uring_destroy(struct pump_uring *uring)
@@ -476,8 +467,8 @@ void pump_uring_destroy(struct pump_uring *uring)
         if (queue->wake_descriptor >= 0)
             close(queue->wake_descriptor);
     }
-    pthread_mutex_destroy(&uring->commit_mutex);
-    pthread_cond_destroy(&uring->commit_condition);
+    if (uring->workers != NULL)
+        pump_workers_destroy(uring->workers);
     free(uring->queues);
     free(uring);
 }
