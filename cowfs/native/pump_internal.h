@@ -167,8 +167,8 @@ void pump_uring_destroy(struct pump_uring *uring);
 /* From any thread: the answer of an entry is in its memory (pump_entry_answer()). */
 void pump_uring_answered(struct pump_entry *entry);
 struct pump_answer *pump_entry_answer(struct pump_entry *entry);
-/* For whoever an entry was handed to: its place in a list, the fsync it asks for (`done`: one has been made since all of
- * a list arrived), whatever else it asks for, and its latency. */
+/* For whoever an entry was handed to: its place in a list, the fsync it asks for (`done`: one has been made since all
+ * of a list arrived), whatever else it asks for, and its latency. */
 struct pump_entry **pump_entry_link(struct pump_entry *entry);
 void pump_entry_commit(struct pump_entry *entry, bool *done);
 void pump_entry_handle(struct pump_entry *entry);

@@ -46,7 +46,8 @@ void pump_workers_read(struct pump_workers *workers, struct pump_entry *entry)
 }
 
 /* Waits for work; `all`: takes everything there is, else the oldest. NULL: the end. */
-static struct pump_entry *take(struct pump_workers *workers, struct work_list *list, pthread_cond_t *condition, bool all)
+static struct pump_entry *take(struct pump_workers *workers, struct work_list *list, pthread_cond_t *condition,
+                               bool all)
 {
     pthread_mutex_lock(&workers->mutex);
     while (list->first == NULL && !workers->ending)
