@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -28,6 +29,7 @@ struct device_thread {
     uint8_t *message; /* PUMP_MESSAGE_LENGTH_MAX */
     uint8_t *answer;  /* PUMP_PAYLOAD_LENGTH_MAX */
     uint64_t gap_ns, last_ns;
+    int ready; /* an epoll of the device and the pump's stop: a request wakes one thread, not all */
 };
 
 int pump_device_answer(struct pump *pump, uint64_t unique, int error, const void *bytes, size_t length)
@@ -78,18 +80,17 @@ static int handle(struct device_thread *thread, size_t length)
 static int wait_for_request(struct device_thread *thread)
 {
     struct pump *pump = thread->pump;
-    struct pollfd ready[] = {{.fd = pump->options.device, .events = POLLIN},
-                             {.fd = pump->stop_descriptor, .events = POLLIN}};
+    struct epoll_event event;
     bool polls = thread->gap_ns < POLL_NS && pump->uring == NULL && !atomic_exchange(&pump->polling, true);
     if (polls) {
         int count = 0;
         while (count == 0 && pump_now_ns() - thread->last_ns < POLL_NS)
-            count = poll(ready, 2, 0);
+            count = epoll_wait(thread->ready, &event, 1, 0);
         atomic_store(&pump->polling, false);
         if (count > 0)
             return !atomic_load(&pump->stopping);
     }
-    if (poll(ready, 2, -1) < 0)
+    if (epoll_wait(thread->ready, &event, 1, -1) < 0)
         return errno == EINTR ? 1 : -errno;
     return !atomic_load(&pump->stopping);
 }
@@ -136,18 +137,32 @@ static int serve(struct device_thread *thread)
     return result;
 }
 
+static int make_ready(struct device_thread *thread)
+{
+    struct epoll_event device = {.events = EPOLLIN | EPOLLEXCLUSIVE}, stop = {.events = EPOLLIN};
+    thread->ready = epoll_create1(EPOLL_CLOEXEC);
+    if (thread->ready < 0 || epoll_ctl(thread->ready, EPOLL_CTL_ADD, thread->pump->options.device, &device) < 0 ||
+        epoll_ctl(thread->ready, EPOLL_CTL_ADD, thread->pump->stop_descriptor, &stop) < 0)
+        return -errno;
+    return 0;
+}
+
 static void *serve_device(void *argument)
 {
     struct pump *pump = argument;
-    struct device_thread thread = {.pump = pump, .gap_ns = 16 * POLL_NS};
+    struct device_thread thread = {.pump = pump, .gap_ns = 16 * POLL_NS, .ready = -1};
     thread.counters = pump_counters_create(pump);
     thread.message = malloc(PUMP_MESSAGE_LENGTH_MAX);
     thread.answer = malloc(PUMP_PAYLOAD_LENGTH_MAX);
     int error = -ENOMEM;
     if (thread.counters != NULL && thread.message != NULL && thread.answer != NULL)
+        error = make_ready(&thread);
+    if (error == 0)
         error = serve(&thread);
     if (error < 0)
         pump_event(pump, PUMP_EVENT_FAILED, 0, 0, error);
+    if (thread.ready >= 0)
+        close(thread.ready);
     free(thread.message);
     free(thread.answer);
     return NULL;
