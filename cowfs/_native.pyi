@@ -124,15 +124,20 @@ class Pump:
     """Threads that answer the kernel's requests without Python. Freeing it stops them."""
 
     def __new__(cls, filesystem: FileSystem, device: int, forward: int, reserved: bytes, *, uring: bool = False,
-                threads: int = 2, writeback: bool = False, honours_setuid: bool = False) -> Self:
+                threads: int = 2, writeback: bool = False, honours_setuid: bool = False,
+                mountpoint: bytes | None = None) -> Self:
         """Waits for the kernel's INIT on `device` and answers it. `forward`: one end of a SOCK_SEQPACKET pair, where
         requests that C does not answer go as messages of /dev/fuse, a synthetic INIT first. The descriptors stay the
         caller's and must stay open until this is freed. `reserved`: a name in the root that leads to a forwarded
-        node. OSError."""
+        node. `mountpoint`: needed with `writeback`. OSError."""
     def start(self) -> None:
         """Starts the threads."""
     def stop(self) -> None:
         """Ends them when what they are doing is done. May be called again."""
+    def flush(self) -> None:
+        """With `writeback`: waits until what programs have written before has come here from the kernel's cache. Calls
+        for requests that this answers: not from whoever serves `forward`. OSError: ENXIO when the mountpoint does not
+        lead to the mount any more and there may be something to flush; or that of a file whose pages were refused."""
     def next_event(self) -> tuple[int, str, int, int] | None:
         """(kind, request, node, negative errno); None when there is none."""
     def latencies(self) -> list[tuple[str, bool, tuple[int, int, list[tuple[int, int]]]]]:

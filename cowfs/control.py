@@ -45,7 +45,8 @@ async def _snapshot(pool: MountedPool, arguments: Arguments) -> object:
     def take() -> object:
         return pool.take_snapshot(arguments["volume"], arguments["name"], sync=arguments["sync"])
 
-    return await trio.to_thread.run_sync(take) if arguments["sync"] else take()
+    waits = arguments["sync"] or pool.cache_flush is not None
+    return await trio.to_thread.run_sync(take) if waits else take()
 
 
 async def _list(pool: MountedPool, arguments: Arguments) -> object:
@@ -54,6 +55,9 @@ async def _list(pool: MountedPool, arguments: Arguments) -> object:
 
 
 async def _rollback(pool: MountedPool, arguments: Arguments) -> object:
+    if pool.cache_flush is not None:
+        # For the guard. What is written between this and the rollback goes with the tree that it was written to.
+        await trio.to_thread.run_sync(pool.flush_cache)
     result, nodes = pool.roll_back(arguments["volume"], arguments["name"])
 
     def finish() -> None:
@@ -106,7 +110,11 @@ async def _release(pool: MountedPool, arguments: Arguments) -> object:
 
 
 async def _sync(pool: MountedPool, arguments: Arguments) -> object:
-    await trio.to_thread.run_sync(pool.store.commit)
+    def sync() -> None:
+        pool.flush_cache()
+        pool.store.commit()
+
+    await trio.to_thread.run_sync(sync)
     return {}
 
 

@@ -255,9 +255,10 @@ class _Session:
         import pyfuse3
 
         from cowfs.operations import Operations
-        from cowfs.serving import HandlerServer, PumpServer, choose_uring
+        from cowfs.serving import HandlerServer, PumpServer, check_cache, choose_uring
 
         options = self._request.options
+        check_cache(options)
         operations = Operations(self._pool, honours_setuid=options.honours_setuid)
         uring = choose_uring(options)
         mount = mount_as_root if os.geteuid() == 0 else mount_as_user
@@ -312,13 +313,16 @@ class _Session:
         # While its socket is open still: libfuse takes the end of it for an error.
         pyfuse3.terminate()
 
+    def _tune(self) -> list[str]:
+        return tune_device(self._request.mountpoint, cache_back=self._request.options.cache_back)
+
     async def _confirm(self) -> None:
         """Reports success when the mount has answered a request."""
         import trio
 
         try:
             await trio.to_thread.run_sync(os.statvfs, self._request.mountpoint)
-            failures = await trio.to_thread.run_sync(tune_device, self._request.mountpoint) if os.geteuid() == 0 else []
+            failures = await trio.to_thread.run_sync(self._tune) if os.geteuid() == 0 else []
         except OSError:
             if self._failure is None:
                 raise

@@ -49,7 +49,7 @@ _CACHE = ("through", "back")
 class MountOptions(NamedTuple):
     """Whatever a mount was asked for. 0 means default. `pump`: requests are answered by the loop in C where it can;
     `uring`: whether they come over io_uring, "auto" where the kernel has it switched on; `cache_back`: writes may wait
-    in the kernel's cache."""
+    in the kernel's cache, which takes the pump."""
 
     flags: int = MS_NOSUID | MS_NODEV
     volume: str = DEFAULT_VOLUME
@@ -114,4 +114,6 @@ def parse_options(texts: list[str], *, sloppy: bool = False) -> MountOptions:
         elif not (sloppy or word in _IGNORED or word.startswith(_IGNORED_PREFIXES)):
             raise CowfsError("usage", f"unknown mount option '{word}'",
                              "see 'cowfs mount --help' for the options, or pass -s to ignore unknown ones")
+    if options.cache_back and not options.pump:
+        raise CowfsError("usage", "mount option 'cache=back' needs the pump", "leave out 'nopump' or 'cache=back'")
     return options

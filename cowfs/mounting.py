@@ -255,15 +255,19 @@ def set_io_flusher() -> bool:
     return bool(_libc().prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
 
 
-def tune_device(mountpoint: str) -> list[str]:
+def tune_device(mountpoint: str, *, cache_back: bool = False) -> list[str]:
     """Raises readahead and the number of background requests from the kernel's defaults (128 KiB and 12), which
-    only root may. Returns what could not be set, for the log."""
+    only root may; with `cache_back` also the share of memory that may be dirty, which is 1 percent of what all file
+    systems together may have. Returns what could not be set, for the log."""
     device = os.stat(mountpoint).st_dev
+    bdi = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}"
     settings = {
-        f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb": "1024",
+        f"{bdi}/read_ahead_kb": "1024",
         f"/sys/fs/fuse/connections/{os.minor(device)}/max_background": "256",
         f"/sys/fs/fuse/connections/{os.minor(device)}/congestion_threshold": "192",
     }
+    if cache_back:
+        settings |= {f"{bdi}/max_ratio": "100", f"{bdi}/strict_limit": "0"}
     failures = []
     for path, value in settings.items():
         try:

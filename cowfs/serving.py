@@ -50,6 +50,14 @@ def choose_uring(options: MountOptions) -> UringChoice:
     return UringChoice(True)
 
 
+def check_cache(options: MountOptions) -> None:
+    """CowfsError when writes cannot wait in the kernel's cache: to fetch them for a snapshot, files are opened by
+    handle."""
+    if options.cache_back and os.geteuid() != 0:
+        raise CowfsError("permission", "the mount option 'cache=back' is for root: a snapshot could not fetch what the "
+                         "kernel keeps", "mount as root, or with '-o cache=through'")
+
+
 class PumpServer:
     """The pump of one mount, and what it tells."""
 
@@ -63,7 +71,11 @@ class PumpServer:
         for end in (ours, self.forward):
             _raise_buffer(end)
         self.pump = Pump(pool.filesystem, device, ours.fileno(), NAME, uring=uring.wanted, threads=DEVICE_THREADS,
-                         writeback=options.cache_back, honours_setuid=options.honours_setuid)
+                         writeback=options.cache_back, honours_setuid=options.honours_setuid,
+                         mountpoint=os.fsencode(pool.mountpoint) if options.cache_back else None)
+        self._cache_back = options.cache_back
+        if options.cache_back:
+            pool.cache_flush = self.pump.flush
         self.refused = self.pump.reason or uring.refused
         if options.uring == "on" and not self.pump.uses_uring:
             raise CowfsError("error", f"io_uring was asked for and cannot be used: {self.refused}",
@@ -77,6 +89,7 @@ class PumpServer:
     def describe(self) -> dict[str, Any]:
         return {"kind": "io_uring" if self.pump.uses_uring else "/dev/fuse", "pump": True,
                 "io_uring_refused": "" if self.pump.uses_uring else self.refused,
+                "cache": "back" if self._cache_back else "through",
                 "protocol": f"7.{self.pump.protocol_minor}"}
 
     def latencies(self) -> list[dict[str, Any]]:
@@ -135,7 +148,8 @@ class HandlerServer:
         return self._pool.open_files
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "/dev/fuse", "pump": False, "io_uring_refused": "there is no pump", "protocol": "7.38"}
+        return {"kind": "/dev/fuse", "pump": False, "io_uring_refused": "there is no pump", "cache": "through",
+                "protocol": "7.38"}
 
     def latencies(self) -> list[dict[str, Any]]:
         return self._pool.handler_latencies.rows()

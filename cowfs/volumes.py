@@ -4,9 +4,11 @@ Plain functions without trio. Those that say "waits" may wait for the medium and
 others do memory work and are called on the event loop, where no handler runs meanwhile.
 """
 
+import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from btree import SnapshotInfo, Store, VolumeInfo
@@ -61,6 +63,9 @@ class MountedPool:
         self.open_files = 0
         self.handler_latencies = HandlerLatencies()
         self.transport: Transport | None = None
+        self.cache_flush: Callable[[], None] | None = None
+        """With cache=back: waits until the kernel has given up what programs have written. It waits for requests on
+        this very mount, and so never on the event loop."""
         self.events: dict[str, int] = {"unexpected": 0, "io_error": 0}
 
     # ---- finding
@@ -87,12 +92,28 @@ class MountedPool:
 
     # ---- snapshots
 
+    def flush_cache(self) -> None:
+        """Waits with cache=back: what programs wrote before has come from the kernel then."""
+        if self.cache_flush is None:
+            return
+        try:
+            self.cache_flush()
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise CowfsError("busy", f"{self.mountpoint} does not lead to the mount any more, and what the kernel "
+                                 "keeps of its files cannot be fetched", "close the files that are open for writing") \
+                    from None
+            raise CowfsError.from_os_error(error, "fetch what programs have written from the kernel's cache",
+                                           "what a file could not take is lost; the program that wrote it learns of it "
+                                           "from fsync") from None
+
     def take_snapshot(self, volume: str | None, name: str | None, *, sync: bool) -> dict[str, Any]:
-        """Waits when `sync`: the snapshot is durable then."""
+        """Waits when `sync`, until the snapshot is durable; with cache=back always, for what the kernel keeps."""
         self._check_writable()
         volume_id = self.find_volume(volume)
         if name is not None:
             check_name(name, "snapshot")
+        self.flush_cache()
         while True:
             try:
                 snapshot = self.store.snapshot(volume_id, name or self.names.next_name(), sync=sync)
@@ -150,8 +171,8 @@ class MountedPool:
     # ---- rollback
 
     def roll_back(self, volume: str | None, name: str) -> tuple[dict[str, Any], list[int]]:
-        """The volume's content becomes the snapshot's. Returns the guard snapshot and the node ids of the old tree,
-        of which the kernel has to be told with announce_rollback().
+        """The volume's content becomes the snapshot's, after flush_cache(). Returns the guard snapshot and the node
+        ids of the old tree, of which the kernel has to be told with announce_rollback().
 
         On the event loop, and without a pause between the two steps: a handler that ran between them would write
         through a node id of the old tree into the new one."""

@@ -15,14 +15,15 @@ struct pump_object {
 static PyObject *pump_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     static char *names[] = {"filesystem", "device",  "forward",        "reserved", "uring",
-                            "threads",    "writeback", "honours_setuid", NULL};
+                            "threads",    "writeback", "honours_setuid", "mountpoint", NULL};
     PyObject *file_system;
-    struct bytes_argument reserved;
+    struct bytes_argument reserved, mountpoint = {0};
     struct pump_options options = {.threads = 2};
     int uring = 0, writeback = 0, honours_setuid = 0, status;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "Oiiy#|$pO&pp:Pump", names, &file_system, &options.device,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "Oiiy#|$pO&ppz#:Pump", names, &file_system, &options.device,
                                      &options.forward, &reserved.bytes, &reserved.length, &uring, binding_convert_u32,
-                                     &options.threads, &writeback, &honours_setuid))
+                                     &options.threads, &writeback, &honours_setuid, &mountpoint.bytes,
+                                     &mountpoint.length))
         return NULL;
     struct file_system_object *inner = binding_file_system(file_system);
     if (inner == NULL)
@@ -35,6 +36,7 @@ static PyObject *pump_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     options.writeback = writeback != 0;
     options.honours_setuid = honours_setuid != 0;
     options.reserved = reserved.bytes;
+    options.mountpoint = mountpoint.bytes;
     Py_BEGIN_ALLOW_THREADS status = pump_create(inner->filesystem, &options, &self->pump, self->reason);
     Py_END_ALLOW_THREADS if (status != 0)
     {
@@ -68,6 +70,13 @@ static PyObject *pump_stop_method(struct pump_object *self, PyObject *Py_UNUSED(
 {
     Py_BEGIN_ALLOW_THREADS pump_stop(self->pump);
     Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
+static PyObject *pump_flush_method(struct pump_object *self, PyObject *Py_UNUSED(ignored))
+{
+    int status;
+    Py_BEGIN_ALLOW_THREADS status = pump_flush(self->pump);
+    Py_END_ALLOW_THREADS return binding_none(status);
 }
 
 static PyObject *pump_next_event(struct pump_object *self, PyObject *Py_UNUSED(ignored))
@@ -141,6 +150,8 @@ static PyMethodDef pump_methods[] = {
      "start($self, /)\n--\n\nStarts the threads: requests are answered from now on."},
     {"stop", (PyCFunction)(void (*)(void))pump_stop_method, METH_NOARGS,
      "stop($self, /)\n--\n\nEnds the threads when what they are doing is done."},
+    {"flush", (PyCFunction)(void (*)(void))pump_flush_method, METH_NOARGS,
+     "flush($self, /)\n--\n\nWaits until what programs have written has come here from the kernel's cache."},
     {"next_event", (PyCFunction)(void (*)(void))pump_next_event, METH_NOARGS,
      "next_event($self, /)\n--\n\n(kind, opcode name, node, errno), or None when there is none."},
     {"latencies", (PyCFunction)(void (*)(void))pump_latencies, METH_NOARGS,
@@ -159,7 +170,8 @@ static PyGetSetDef pump_properties[] = {
 
 static PyType_Slot pump_slots[] = {
     {Py_tp_doc, "Pump(filesystem, device, forward, reserved, *, uring=False, threads=2, writeback=False, "
-                "honours_setuid=False)\n--\n\nAnswers the kernel's INIT; what C does not answer goes over `forward`."},
+                "honours_setuid=False, mountpoint=None)\n--\n\n"
+                "Answers the kernel's INIT; what C does not answer goes over `forward`."},
     {Py_tp_new, pump_new},
     {Py_tp_dealloc, pump_dealloc},
     {Py_tp_methods, pump_methods},

@@ -143,6 +143,7 @@ enum filesystem_setattr_fields {
     FILESYSTEM_SET_MTIME = 32,
     FILESYSTEM_SET_CTIME = 64, /* without it the change time becomes now */
     FILESYSTEM_SET_NOW = 128,  /* the times come from the clock, not from a caller: an append-only inode takes them */
+    FILESYSTEM_SET_CACHED = 256, /* MTIME and CTIME are those of writes accepted before: any inode takes them */
 };
 struct filesystem_change {
     unsigned fields;
@@ -178,9 +179,14 @@ int filesystem_read(struct filesystem *filesystem, uint64_t node, uint64_t offse
 /* All of it or an error, after which a part (up to a multiple of 512 KiB) may have been written. */
 int filesystem_write(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
                      size_t length_bytes);
-/* With FILESYSTEM_WRITE_APPEND the file was opened with O_APPEND and the kernel chose the offset (or writes back pages
- * of such a file): append-only files take nothing else. */
-enum filesystem_write_flags { FILESYSTEM_WRITE_APPEND = 1 };
+/* With FILESYSTEM_WRITE_APPEND the file was opened with O_APPEND and the kernel chose the offset: append-only
+ * files take nothing else but cached writes. */
+enum filesystem_write_flags {
+    FILESYSTEM_WRITE_APPEND = 1,
+    /* The kernel accepted the bytes earlier, whatever the inode's flags say now, and keeps the times and the privilege
+     * bits that go with them itself: those stay as they are. */
+    FILESYSTEM_WRITE_CACHED = 2,
+};
 int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
                              size_t length_bytes, unsigned flags);
 

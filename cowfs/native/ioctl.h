@@ -7,7 +7,8 @@
 
 /* Takes a snapshot of the volume that the descriptor lies in: of every operation that returned before. It is durable
  * when the call returns, unless COWFS_SNAPSHOT_NO_SYNC. EEXIST, EINVAL (a name that cannot be), EPERM (neither root nor
- * the owner of the root directory), EROFS, ENOSPC, EIO. */
+ * the owner of the root directory), EROFS, ENOSPC, EIO; with the mount option cache=back also EBUSY (too many of these
+ * calls are waiting) and ENXIO (files are open for writing, and the mountpoint does not lead to the mount any more). */
 #define COWFS_SNAPSHOT_NO_SYNC 1u
 struct cowfs_snapshot {
     __u32 flags;

@@ -193,6 +193,8 @@ int pump_create(struct filesystem *filesystem, const struct pump_options *option
     pump->reserved_length = strnlen(options->reserved, sizeof pump->reserved - 1);
     memcpy(pump->reserved, options->reserved, pump->reserved_length);
     int error = options->threads == 0 || options->threads > PUMP_DEVICE_THREADS_MAX ? -EINVAL : make_descriptors(pump);
+    if (error == 0 && options->writeback)
+        error = options->mountpoint == NULL ? -EINVAL : pump_cache_create(pump, options->mountpoint);
     if (error == 0)
         error = greet(pump, reason);
     if (error == 0)
@@ -207,7 +209,9 @@ int pump_start(struct pump *pump)
     int flags = fcntl(pump->options.device, F_GETFL);
     if (flags < 0 || fcntl(pump->options.device, F_SETFL, flags | O_NONBLOCK) < 0)
         return -errno;
-    int error = pump_forward_start(pump);
+    int error = pump->cache != NULL ? pump_cache_start(pump) : 0;
+    if (error == 0)
+        error = pump_forward_start(pump);
     if (error == 0)
         error = pump_device_start(pump);
     if (error == 0 && pump->uring != NULL)
@@ -218,6 +222,7 @@ int pump_start(struct pump *pump)
 void pump_stop(struct pump *pump)
 {
     uint64_t one = 1;
+    pump_cache_stop(pump);
     if (atomic_exchange(&pump->stopping, true))
         return;
     while (write(pump->stop_descriptor, &one, sizeof one) < 0 && errno == EINTR)
@@ -237,6 +242,7 @@ static void close_descriptor(int descriptor)
 
 void pump_destroy(struct pump *pump)
 {
+    pump_cache_destroy(pump);
     if (pump->uring != NULL)
         pump_uring_destroy(pump->uring);
     for (size_t at = 0; at < pump->counters_count; at++)

@@ -16,10 +16,11 @@ struct pump_options {
     int device;           /* /dev/fuse, mounted; the caller closes it after pump_stop() */
     int forward;          /* SOCK_SEQPACKET: one end of a pair */
     bool uring;           /* wanted; it is used when the kernel offers it */
-    bool writeback;       /* the kernel keeps dirty pages */
+    bool writeback;       /* the kernel keeps dirty pages: `mountpoint` is needed, and CAP_DAC_READ_SEARCH */
     bool honours_setuid;  /* the mount does: setuid bits of read-only trees are hidden */
     uint32_t threads;     /* on /dev/fuse, at least 1 */
     const char *reserved; /* this name in a root leads to a forwarded node, and nobody may make or take it */
+    const char *mountpoint; /* where the device is mounted; NULL unless `writeback` */
 };
 
 /* Answers the kernel's INIT, which is the first message of a mount, and sends a synthetic one over `forward`. Blocks
@@ -30,6 +31,11 @@ int pump_create(struct filesystem *filesystem, const struct pump_options *option
 int pump_start(struct pump *pump);
 /* Ends the threads; requests under way are answered first. Thread-safe, may be called twice. */
 void pump_stop(struct pump *pump);
+/* With `writeback`: returns when everything that programs have written before, to files of any tree, has arrived in
+ * verbs, times included. -ENXIO when files may be dirty and the mountpoint does not lead to the mount any more;
+ * otherwise the error of a file whose pages were refused (-ENOSPC, -EIO), which the kernel has dropped and tells once.
+ * Waits for requests that the pump answers: never to be called by its threads, nor by whoever serves `forward`. */
+int pump_flush(struct pump *pump);
 /* After pump_stop(). */
 void pump_destroy(struct pump *pump);
 

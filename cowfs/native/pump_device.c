@@ -64,8 +64,8 @@ static int handle(struct device_thread *thread, size_t length)
     request.payload = request.argument + argument_length;
     request.payload_length = rest - argument_length;
     enum pump_outcome outcome = pump_handle(pump, &request, &answer);
-    if (outcome == PUMP_FORWARD) {
-        int error = pump_forward_request(pump, &request, NULL, started_ns);
+    if (outcome == PUMP_FORWARD || outcome == PUMP_SNAPSHOT) {
+        int error = pump_hand_over(pump, outcome, &request, NULL, started_ns);
         return error == 0 ? 0 : pump_device_answer(pump, request.header.unique, error, NULL, 0);
     }
     if (outcome == PUMP_COMMIT)

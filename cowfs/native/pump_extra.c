@@ -27,6 +27,9 @@ PUMP_HANDLER(pump_lseek)
     struct fuse_lseek_in in;
     uint64_t found = 0;
     memcpy(&in, request->argument, sizeof in);
+    /* What the kernel keeps is no hole, and this request brings none of it. Now it takes everything for data itself. */
+    if (pump->cache != NULL)
+        return pump_fail(answer, -ENOSYS);
     if (pump_is_virtual(request->header.nodeid) || (in.whence != SEEK_DATA && in.whence != SEEK_HOLE))
         return pump_fail(answer, -EINVAL);
     int status =
@@ -72,7 +75,6 @@ PUMP_HANDLER(pump_copy_file_range_64)
 
 PUMP_HANDLER(pump_tmpfile)
 {
-    struct pump_created out = {0};
     struct filesystem_attributes attributes;
     struct fuse_create_in in;
     memcpy(&in, request->argument, sizeof in);
@@ -83,8 +85,7 @@ PUMP_HANDLER(pump_tmpfile)
     int status = filesystem_create_unnamed(pump->filesystem, request->header.nodeid, &creation, &attributes);
     if (status != 0)
         return pump_fail(answer, status);
-    pump_fill_created(pump, &attributes, &out);
-    return pump_succeed(answer, &out, sizeof out);
+    return pump_answer_created(pump, &attributes, in.flags, answer);
 }
 
 /* ---- ioctl ------------------------------------------------------------------------------------------------------- */
@@ -152,6 +153,11 @@ static enum pump_outcome set_flags(struct pump *pump, const struct pump_request 
     return status != 0 ? pump_fail(answer, status) : answer_ioctl(answer, NULL, 0);
 }
 
+int pump_take_snapshot(struct pump *pump, uint64_t node, const struct cowfs_snapshot *wanted)
+{
+    return filesystem_snapshot(pump->filesystem, node, wanted->name, (wanted->flags & COWFS_SNAPSHOT_NO_SYNC) == 0);
+}
+
 /* UTF-8 without control characters, as check_name() in snapshots.py wants it: others read names as text. */
 static bool is_text(const char *name)
 {
@@ -190,9 +196,10 @@ static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_requ
     int status = filesystem_getattr(pump->filesystem, own_root, &root);
     if (status == 0 && request->header.uid != 0 && request->header.uid != root.uid)
         status = -EPERM;
+    if (status == 0 && pump->cache != NULL)
+        return PUMP_SNAPSHOT;
     if (status == 0)
-        status = filesystem_snapshot(pump->filesystem, request->header.nodeid, wanted.name,
-                                     (wanted.flags & COWFS_SNAPSHOT_NO_SYNC) == 0);
+        status = pump_take_snapshot(pump, request->header.nodeid, &wanted);
     return status != 0 ? pump_fail(answer, status) : answer_ioctl(answer, NULL, 0);
 }
 

@@ -1,4 +1,7 @@
-/* Requests about open files. A file handle is of no meaning: the node says everything. */
+/* Requests about open files. A file handle is of no meaning: the node says everything.
+ *
+ * With the kernel keeping what is written, it reads through handles that are open for writing alone, and at each close
+ * sends pages and waits, whatever FOPEN_NOFLUSH says. */
 #include "pump_internal.h"
 
 #include <errno.h>
@@ -38,6 +41,9 @@ PUMP_HANDLER(pump_open)
         if (status != 0)
             return pump_fail(answer, status);
     }
+    int status = pump_cache_opened(pump, node, in.flags);
+    if (status != 0)
+        return pump_fail(answer, status);
     struct fuse_open_out out = {.fh = node, .open_flags = OPEN_FLAGS};
     atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
     return pump_succeed(answer, &out, sizeof out);
@@ -45,21 +51,29 @@ PUMP_HANDLER(pump_open)
 
 PUMP_HANDLER(pump_release)
 {
-    (void)request;
+    struct fuse_release_in in;
+    memcpy(&in, request->argument, sizeof in);
+    pump_cache_released(pump, request->header.nodeid, in.flags);
     atomic_fetch_sub_explicit(&pump->open_files, 1, memory_order_relaxed);
     return pump_succeed(answer, NULL, 0);
 }
 
-void pump_fill_created(struct pump *pump, const struct filesystem_attributes *attributes, struct pump_created *out)
+enum pump_outcome pump_answer_created(struct pump *pump, const struct filesystem_attributes *attributes, uint32_t flags,
+                                      struct pump_answer *answer)
 {
-    pump_entry(pump, attributes, &out->entry);
-    out->open = (struct fuse_open_out){.fh = attributes->node, .open_flags = OPEN_FLAGS};
+    struct pump_created out = {.open = {.fh = attributes->node, .open_flags = OPEN_FLAGS}};
+    int status = pump_cache_opened(pump, attributes->node, flags);
+    if (status != 0) {
+        (void)filesystem_forget(pump->filesystem, attributes->node, 1);
+        return pump_fail(answer, status);
+    }
+    pump_entry(pump, attributes, &out.entry);
     atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
+    return pump_succeed(answer, &out, sizeof out);
 }
 
 PUMP_HANDLER(pump_create_file)
 {
-    struct pump_created out = {0};
     struct filesystem_attributes attributes;
     struct filesystem_name name;
     struct fuse_create_in in;
@@ -78,8 +92,7 @@ PUMP_HANDLER(pump_create_file)
         status = -ESTALE;
     if (status != 0)
         return pump_fail(answer, status);
-    pump_fill_created(pump, &attributes, &out);
-    return pump_succeed(answer, &out, sizeof out);
+    return pump_answer_created(pump, &attributes, in.flags, answer);
 }
 
 PUMP_HANDLER(pump_read)
@@ -103,6 +116,8 @@ PUMP_HANDLER(pump_write)
     if (in.size > request->payload_length)
         return pump_fail(answer, -EINVAL);
     unsigned flags = (in.flags & O_APPEND) != 0 ? (unsigned)FILESYSTEM_WRITE_APPEND : 0;
+    if (pump->cache != NULL && (in.write_flags & FUSE_WRITE_CACHE) != 0)
+        flags |= FILESYSTEM_WRITE_CACHED;
     int status = filesystem_write_flagged(pump->filesystem, request->header.nodeid, in.offset, request->payload,
                                           in.size, flags);
     if (status != 0)

@@ -1,5 +1,6 @@
 /* Requests that somebody else answers: they go over a socket as messages of /dev/fuse, and a thread takes the answers
- * back to where the requests came from. The unique number of a message is ours: it says which forward it belongs to. */
+ * back to where the requests came from; or a thread of the pump keeps them. The unique number of a message is ours: it
+ * says which forward it belongs to. */
 #include "pump_internal.h"
 
 #include <errno.h>
@@ -139,6 +140,29 @@ static void answer_entry(struct pump_entry *entry, int error, const uint8_t *byt
     pump_uring_answered(entry);
 }
 
+static void deliver(struct pump *pump, const struct pump_forward *forward, int error, const uint8_t *bytes,
+                    size_t length)
+{
+    if (forward->entry != NULL)
+        answer_entry(forward->entry, error, bytes, length);
+    else
+        (void)pump_device_answer(pump, forward->unique, error, bytes, length);
+}
+
+int pump_park(struct pump *pump, const struct pump_request *request, struct pump_entry *entry, uint64_t started_ns,
+              uint64_t *token)
+{
+    return slot_take(pump, request, entry, started_ns, token);
+}
+
+void pump_unpark(struct pump *pump, uint64_t token, int error, const void *bytes, size_t length)
+{
+    struct pump_forward forward;
+    /* When the slot is gone, fail_all() has answered. */
+    if (slot_claim(pump, token, &forward))
+        deliver(pump, &forward, error, bytes, length);
+}
+
 /* The answer to GETATTR as that to STATX. */
 static int take_statx(const uint8_t *bytes, size_t length, struct pump_statx_out *out)
 {
@@ -172,10 +196,7 @@ static void take_answer(struct pump *pump, struct pump_counters *counters, const
         length = sizeof statx;
     }
     pump_count(counters, forward.opcode, true, pump_now_ns() - forward.started_ns);
-    if (forward.entry != NULL)
-        answer_entry(forward.entry, header.error, bytes, length);
-    else
-        (void)pump_device_answer(pump, forward.unique, header.error, bytes, length);
+    deliver(pump, &forward, header.error, bytes, length);
 }
 
 /* Nobody will answer any more: whoever waits gets an error, and so does who comes. */
@@ -190,12 +211,8 @@ static void fail_all(struct pump *pump)
         bool used = pump->forwards[index].used;
         uint64_t token = token_of(pump, &pump->forwards[index]);
         pthread_mutex_unlock(&pump->forward_mutex);
-        if (!used || !slot_claim(pump, token, &forward))
-            continue;
-        if (forward.entry != NULL)
-            answer_entry(forward.entry, -EIO, NULL, 0);
-        else
-            (void)pump_device_answer(pump, forward.unique, -EIO, NULL, 0);
+        if (used && slot_claim(pump, token, &forward))
+            deliver(pump, &forward, -EIO, NULL, 0);
     }
 }
 

@@ -136,6 +136,11 @@ PUMP_HANDLER(pump_setattr)
                  ((in.valid & FATTR_MTIME) != 0 && (in.valid & FATTR_MTIME_NOW) == 0);
     if ((in.valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW)) != 0 && !given)
         change.fields |= FILESYSTEM_SET_NOW;
+    /* The times of writes that the kernel keeps. It was asked for no others in this form, but for those that a program
+     * sets without the access time, which cannot be told apart. */
+    if ((in.valid & ~(uint32_t)FATTR_FH) == (FATTR_MTIME | FATTR_CTIME) &&
+        pump_cache_is_written(pump, request->header.nodeid))
+        change.fields |= FILESYSTEM_SET_CACHED;
     int status = filesystem_setattr(pump->filesystem, request->header.nodeid, &change, &attributes);
     return pump_answer_attributes(pump, status, &attributes, answer);
 }

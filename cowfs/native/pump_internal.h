@@ -39,14 +39,21 @@ enum pump_outcome {
     PUMP_ANSWERED,
     PUMP_SILENT,  /* the kernel expects no answer */
     PUMP_FORWARD, /* somebody else answers */
+    PUMP_SNAPSHOT, /* a snapshot for which the kernel's cache has to be flushed first (pump_cache_snapshot()) */
     PUMP_COMMIT,  /* nothing is left to do but an fsync of the node: the transport chooses when and by whom */
 };
 
 struct pump;
+struct pump_entry;
 enum pump_outcome pump_handle(struct pump *pump, const struct pump_request *request, struct pump_answer *answer);
 /* Length of the structure that a request of this opcode begins with; 0 for names alone and unknown opcodes. */
 size_t pump_argument_length(uint32_t opcode);
 void pump_commit(struct pump *pump, uint64_t node, struct pump_answer *answer);
+/* What the kernel may know of an error; damage is told as an event. */
+int pump_kernel_error(struct pump *pump, uint32_t opcode, uint64_t node, int error);
+/* Hands a request to whom its outcome, PUMP_FORWARD or PUMP_SNAPSHOT, names. A negative errno: the caller answers. */
+int pump_hand_over(struct pump *pump, enum pump_outcome outcome, const struct pump_request *request,
+                   struct pump_entry *entry, uint64_t started_ns);
 
 /* ---- handlers (pump_names.c, pump_inodes.c, pump_files.c, pump_extra.c) ------------------------------------------ */
 
@@ -115,7 +122,9 @@ struct pump_created {
     struct fuse_entry_out entry;
     struct fuse_open_out open;
 };
-void pump_fill_created(struct pump *pump, const struct filesystem_attributes *attributes, struct pump_created *out);
+/* `flags` are open(2)'s. */
+enum pump_outcome pump_answer_created(struct pump *pump, const struct filesystem_attributes *attributes, uint32_t flags,
+                                      struct pump_answer *answer);
 
 /* ---- counters (pump_statistics.c) -------------------------------------------------------------------------------- */
 
@@ -133,8 +142,6 @@ void pump_count(struct pump_counters *counters, uint32_t opcode, bool forwarded,
 
 /* ---- forwarding (pump_forward.c) --------------------------------------------------------------------------------- */
 
-struct pump_entry;
-
 /* A request that is not with its transport's thread: with whoever is behind `forward`, or with a worker. */
 struct pump_forward {
     uint64_t unique;
@@ -151,6 +158,31 @@ int pump_forward_start(struct pump *pump);
 int pump_forward_request(struct pump *pump, const struct pump_request *request, struct pump_entry *entry,
                          uint64_t started_ns);
 
+/* Keeps a request for an answer by pump_unpark(), from any thread. A negative errno: it is not kept, and the caller
+ * answers. */
+int pump_park(struct pump *pump, const struct pump_request *request, struct pump_entry *entry, uint64_t started_ns,
+              uint64_t *token);
+void pump_unpark(struct pump *pump, uint64_t token, int error, const void *bytes, size_t length);
+
+/* ---- the kernel's cache of written pages (pump_cache.c) ---------------------------------------------------------- */
+
+int pump_cache_create(struct pump *pump, const char *mountpoint);
+int pump_cache_start(struct pump *pump);
+/* Whoever waits for a flush gets an error. */
+void pump_cache_stop(struct pump *pump);
+void pump_cache_destroy(struct pump *pump);
+/* open(2) and its end; `flags` are open(2)'s. Without the cache nothing. -ENOMEM: it must not be opened. */
+int pump_cache_opened(struct pump *pump, uint64_t node, uint32_t flags);
+void pump_cache_released(struct pump *pump, uint64_t node, uint32_t flags);
+/* Whether the kernel may hold written pages of it. */
+bool pump_cache_is_written(struct pump *pump, uint64_t node);
+/* Takes over a request with the outcome PUMP_SNAPSHOT. A negative errno: it was not, and the caller answers. */
+int pump_cache_snapshot(struct pump *pump, const struct pump_request *request, struct pump_entry *entry,
+                        uint64_t started_ns);
+
+struct cowfs_snapshot;
+int pump_take_snapshot(struct pump *pump, uint64_t node, const struct cowfs_snapshot *wanted);
+
 /* ---- transports -------------------------------------------------------------------------------------------------- */
 
 int pump_device_start(struct pump *pump);
@@ -161,6 +193,8 @@ struct pump_uring;
 /* Makes the rings; 0 also says that the kernel lets us. */
 int pump_uring_create(struct pump *pump, struct pump_uring **out);
 int pump_uring_start(struct pump_uring *uring);
+/* Of each ring: requests that it holds at a time. */
+uint32_t pump_uring_entry_count(const struct pump_uring *uring);
 /* Lets the threads that do not look at the pump's stop descriptor end. */
 void pump_uring_stop(struct pump_uring *uring);
 void pump_uring_destroy(struct pump_uring *uring);
@@ -198,6 +232,7 @@ struct pump {
     atomic_int_fast64_t open_files;
     atomic_uint_fast64_t commit_ns; /* what an fsync takes, smoothed */
     struct pump_uring *uring;       /* NULL: /dev/fuse alone */
+    struct pump_cache *cache;       /* NULL: a write has arrived when write(2) returns */
 
     pthread_t *threads;
     size_t thread_count;

@@ -97,13 +97,12 @@ int pump_name(const uint8_t *bytes, size_t length, struct filesystem_name *name,
     return 0;
 }
 
-/* What the kernel may know of an error: -EUCLEAN is no errno that read(2) has. */
-static void answer_check(struct pump *pump, const struct pump_request *request, struct pump_answer *answer)
+int pump_kernel_error(struct pump *pump, uint32_t opcode, uint64_t node, int error)
 {
-    if (answer->error != -EIO && answer->error != -EUCLEAN)
-        return;
-    pump_event(pump, PUMP_EVENT_ERROR, request->header.opcode, request->header.nodeid, answer->error);
-    answer->error = -EIO;
+    if (error != -EIO && error != -EUCLEAN)
+        return error;
+    pump_event(pump, PUMP_EVENT_ERROR, opcode, node, error);
+    return -EIO; /* -EUCLEAN is no errno that read(2) has */
 }
 
 enum pump_outcome pump_handle(struct pump *pump, const struct pump_request *request, struct pump_answer *answer)
@@ -113,8 +112,15 @@ enum pump_outcome pump_handle(struct pump *pump, const struct pump_request *requ
         return pump_fail(answer, opcode == FUSE_DESTROY ? 0 : -ENOSYS);
     enum pump_outcome outcome = operations[opcode].handler(pump, request, answer);
     if (outcome == PUMP_ANSWERED && answer->error != 0)
-        answer_check(pump, request, answer);
+        answer->error = pump_kernel_error(pump, opcode, request->header.nodeid, answer->error);
     return outcome;
+}
+
+int pump_hand_over(struct pump *pump, enum pump_outcome outcome, const struct pump_request *request,
+                   struct pump_entry *entry, uint64_t started_ns)
+{
+    return outcome == PUMP_SNAPSHOT ? pump_cache_snapshot(pump, request, entry, started_ns)
+                                    : pump_forward_request(pump, request, entry, started_ns);
 }
 
 /* How much one fsync weighs in the smoothed duration: a sixteenth. */

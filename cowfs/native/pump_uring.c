@@ -20,7 +20,8 @@
 /* Enough that requests which somebody else answers leave some for those answered here. The memory behind an entry is
  * taken when the kernel first writes there; all together it stays below PAYLOADS_BYTES_MAX. */
 #define ENTRIES_MAX 16u
-#define ENTRIES_MIN 2u
+/* Snapshots that wait for the pages of a queue may not take all of its entries (pump_cache.c). */
+#define ENTRIES_MIN 4u
 /* Where an fsync takes longer than this, it is left to a thread of its own: then waking that costs little beside the
  * flush, and the requests of this CPU need not wait for the medium. Below, the thread that has it is quickest. */
 #define COMMIT_SLOW_NS 200000u
@@ -201,9 +202,11 @@ static int handle(struct queue *queue, struct pump_entry *entry)
         pump_workers_read(pump->uring->workers, entry);
         return 0;
     }
-    switch (pump_handle(pump, request, &entry->answer)) {
-    case PUMP_FORWARD: {
-        int error = pump_forward_request(pump, request, entry, entry->started_ns);
+    enum pump_outcome outcome = pump_handle(pump, request, &entry->answer);
+    switch (outcome) {
+    case PUMP_FORWARD:
+    case PUMP_SNAPSHOT: {
+        int error = pump_hand_over(pump, outcome, request, entry, entry->started_ns);
         if (error == 0)
             return 0;
         (void)pump_fail(&entry->answer, error);
@@ -439,6 +442,11 @@ int pump_uring_create(struct pump *pump, struct pump_uring **out)
     else
         pump_uring_destroy(uring);
     return error;
+}
+
+uint32_t pump_uring_entry_count(const struct pump_uring *uring)
+{
+    return uring->queues[0].entry_count;
 }
 
 int pump_uring_start(struct pump_uring *uring)

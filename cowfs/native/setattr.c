@@ -116,6 +116,8 @@ static int change_size(struct transaction *transaction, struct setattr_task *tas
 /* An append-only inode has its times set to the present by those who append to it. */
 static int setattr_check(const struct filesystem_change *change, const struct inode *inode)
 {
+    if ((change->fields & FILESYSTEM_SET_CACHED) != 0)
+        return 0;
     unsigned times = FILESYSTEM_SET_ATIME | FILESYSTEM_SET_MTIME | FILESYSTEM_SET_CTIME | FILESYSTEM_SET_NOW;
     bool only_now = (change->fields & FILESYSTEM_SET_NOW) != 0 && (change->fields & ~times) == 0;
     return only_now ? inode_check_append(inode) : inode_check_change(inode);

@@ -39,6 +39,7 @@ struct write_task {
     const uint8_t *bytes;
     bool moves_inline; /* no bytes are written: inline content moves to block 0 */
     bool appends;      /* an append-only file takes it */
+    bool cached;       /* any file takes it, and its times and privileges stay */
     bool zeroes;       /* part of a block, only where the file has it; the size stays */
     uint64_t first;
     uint32_t count;
@@ -113,7 +114,7 @@ static int write_inode(struct transaction *transaction, struct write_task *task,
     TRY(inode_get(transaction, task->place.inode, inode));
     if (!S_ISREG(inode->mode))
         return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
-    if (!task->moves_inline)
+    if (!task->moves_inline && !task->cached)
         TRY(task->appends ? inode_check_append(inode) : inode_check_change(inode));
     task->truncating = !task->zeroes && task->end > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0;
     task->again = task->truncating;
@@ -123,9 +124,11 @@ static int write_inode(struct transaction *transaction, struct write_task *task,
 static int write_inode_done(struct transaction *transaction, const struct write_task *task, struct inode *inode)
 {
     if (!task->moves_inline) {
-        TRY(inode_drop_privileges(transaction, inode));
         if (!task->zeroes && task->end > inode->size_bytes)
             inode->size_bytes = task->end;
+    }
+    if (!task->moves_inline && !task->cached) {
+        TRY(inode_drop_privileges(transaction, inode));
         inode->mtime = task->now;
         inode->ctime = task->now;
     }
@@ -364,6 +367,7 @@ int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint6
     memset(&task, 0, offsetof(struct write_task, plan));
     task.now = time_now();
     task.appends = (flags & FILESYSTEM_WRITE_APPEND) != 0;
+    task.cached = (flags & FILESYSTEM_WRITE_CACHED) != 0;
     int status = place_of_node(filesystem, node, &task.place);
     if (status == 0 && !place_is_writable(&task.place))
         status = -EROFS;

@@ -292,6 +292,7 @@ static void make_pump(struct mount *self, bool uring, bool writeback)
         .writeback = writeback,
         .threads = DEVICE_THREADS,
         .reserved = ".cowfs",
+        .mountpoint = self->mountpoint,
     };
     int result = pump_create(self->filesystem, &options, &self->pump, reason);
     if (result != 0) {

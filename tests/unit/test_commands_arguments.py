@@ -211,9 +211,14 @@ def test_mount_options() -> None:
 def test_mount_options_of_the_way_to_the_kernel() -> None:
     default = parse_options([])
     assert (default.pump, default.uring, default.cache_back) == (True, "auto", False)
-    options = parse_options(["nopump,uring=off", "cache=back"])
-    assert (options.pump, options.uring, options.cache_back) == (False, "off", True)
+    options = parse_options(["nopump,uring=off", "cache=through"])
+    assert (options.pump, options.uring, options.cache_back) == (False, "off", False)
+    assert parse_options(["cache=back"]).cache_back
     assert parse_options(["nopump,pump,uring=off,uring=on,uring=auto,cache=back,cache=through"]) == default
+    for words in (["nopump,cache=back"], ["cache=back", "nopump"]):
+        with pytest.raises(CowfsError, match="needs the pump") as raised:
+            parse_options(words)
+        assert raised.value.exit_code == ExitCode.USAGE
     assert parse_options(["uring=on"]).uring == "on"
 
 
