@@ -156,6 +156,10 @@ def random_read_cold(context: Context) -> Options:
     return random_read_cached(context) | {"norandommap": False, "time_based": False}
 
 
+def random_read_direct(context: Context) -> Options:
+    return random_read_cold(context) | {"direct": 1}
+
+
 def mixed(context: Context) -> Options:
     return {"filename": context.directory / "overwritten", "rw": "randrw", "rwmixread": 70, "bs": "4k",
             "ioengine": "psync", "size": context.scale.file_bytes, "end_fsync": 1, **timed(context)}  # fmt: skip
@@ -268,6 +272,8 @@ READ_JOBS = (
     read_job("sequential_read_cached", "sequential read, 1 MiB, cached", "read_mib_per_second", "MiB/s",
              sequential_read, prepare_cached),
     read_job("random_read_cold", "random read, 4 KiB, cold", "read_iops", "1/s", random_read_cold, prepare_cold),
+    read_job("random_read_direct", "random read, 4 KiB direct, cold", "read_iops", "1/s", random_read_direct,
+             prepare_cold),
     read_job("random_read_cached", "random read, 4 KiB, cached", "read_iops", "1/s", random_read_cached,
              prepare_cached),
     read_job("mixed_70_30", "random reads and overwrites, 70 to 30, 4 KiB", "total_iops", "1/s", mixed,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import isolation, machine, method, profiling, report
+from benchmarks import isolation, machine, method, profiling, report, targets
 from benchmarks.__main__ import parse_arguments
 from benchmarks.jobs import SCALES, percentiles_us
 from benchmarks.jobs_fio import figures_of, job_file
@@ -285,6 +285,22 @@ def test_report_shows_everything(results_folder: pathlib.Path, monkeypatch: pyte
     assert "| Btrfs | 1 of 2 | 2.25× | 4.00× clone | 0.500× create files |" in text
     assert "10.0 / 90.0" in text and "2.50" in text, "latencies and write amplification"
     assert "`python -m benchmarks --render FOLDER`" in text
+
+
+def test_targets_are_medians_of_ratios(results_folder: pathlib.Path) -> None:
+    results = report.load(results_folder)
+    assert targets.ratio_of(results, "create", "cowfs", "btrfs") == 0.5
+    assert targets.ratio_of(results, "clone", "cowfs", "btrfs") == 4, "less is better"
+    assert targets.ratio_of(results, "create", "cowfs", "ceiling_uring") == 100 / 5000, "repetitions that both made"
+    assert targets.ratio_of(results, "create", "cowfs_device", "btrfs") is None
+    assert targets.ratio_of(results, "unlink", "cowfs", "btrfs") is None
+    assert "| create files | 0.500× (≥ 0.6) **missed** | – (≥ 5) |" in targets.render(results)
+
+
+def test_targets_name_jobs_and_peers_that_exist() -> None:
+    jobs = {job.name for group in all_groups(SCALES["full"]) for job in group.jobs}
+    assert {job for target in targets.TARGETS for job in target.jobs} <= jobs
+    assert {target.peer for target in targets.TARGETS} | {targets.CEILING, "cowfs_device"} <= PEERS.keys()
 
 
 def test_merge_replaces_what_was_measured_again(results_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
