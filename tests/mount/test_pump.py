@@ -11,9 +11,8 @@ import time
 
 import pytest
 
+from tests.mount.test_requests import IOC_SNAPSHOT
 from tools.scratch import Mount, Pool, is_mounted, run
-
-IOC_SNAPSHOT = 0x4108C001  # _IOW(0xC0, 1, struct cowfs_snapshot), cowfs/native/ioctl.h
 
 
 def test_stat_in_the_virtual_tree(root: pathlib.Path) -> None:

@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "cowfs/native/filesystem.h"
+#include "lasting_storage.h"
 
 #define POOL_SIZE_BYTES (48u << 20)
 #define SECTOR 512u
@@ -45,50 +46,6 @@ static int expect(const char *what, int result)
         fail(what, result);
     return 0;
 }
-
-/* ---- a storage that outlives the store ------------------------------------------------------------------------- */
-
-struct lasting_storage {
-    struct storage base;
-    struct storage *inner;
-};
-
-static int lasting_read(struct storage *storage, void *buffer, size_t length, uint64_t offset)
-{
-    struct storage *inner = ((struct lasting_storage *)storage)->inner;
-    return inner->operations->read(inner, buffer, length, offset);
-}
-
-static int lasting_write(struct storage *storage, const void *buffer, size_t length, uint64_t offset)
-{
-    struct storage *inner = ((struct lasting_storage *)storage)->inner;
-    return inner->operations->write(inner, buffer, length, offset);
-}
-
-static int lasting_flush(struct storage *storage)
-{
-    struct storage *inner = ((struct lasting_storage *)storage)->inner;
-    return inner->operations->flush(inner);
-}
-
-static uint64_t lasting_size(struct storage *storage)
-{
-    struct storage *inner = ((struct lasting_storage *)storage)->inner;
-    return inner->operations->size(inner);
-}
-
-static void lasting_close(struct storage *storage)
-{
-    (void)storage;
-}
-
-static const struct storage_operations lasting_operations = {
-    .read = lasting_read,
-    .write = lasting_write,
-    .flush = lasting_flush,
-    .size = lasting_size,
-    .close = lasting_close,
-};
 
 /* ---- the mount and its workers --------------------------------------------------------------------------------- */
 
