@@ -124,12 +124,13 @@ class Pump:
     """Threads that answer the kernel's requests without Python. Freeing it stops them."""
 
     def __new__(cls, filesystem: FileSystem, device: int, forward: int, reserved: bytes, *, uring: bool = False,
-                threads: int = 2, writeback: bool = False, honours_setuid: bool = False,
+                threads: int = 2, awake: bool = False, writeback: bool = False, honours_setuid: bool = False,
                 mountpoint: bytes | None = None) -> Self:
         """Waits for the kernel's INIT on `device` and answers it. `forward`: one end of a SOCK_SEQPACKET pair, where
         requests that C does not answer go as messages of /dev/fuse, a synthetic INIT first. The descriptors stay the
         caller's and must stay open until this is freed. `reserved`: a name in the root that leads to a forwarded
-        node. `mountpoint`: needed with `writeback`. OSError."""
+        node. `awake`: over io_uring, CPUs that make requests do not halt in between. `mountpoint`: needed with
+        `writeback`. OSError."""
     def start(self) -> None:
         """Starts the threads."""
     def stop(self) -> None:

@@ -71,7 +71,7 @@ class PumpServer:
         for end in (ours, self.forward):
             _raise_buffer(end)
         self.pump = Pump(pool.filesystem, device, ours.fileno(), NAME, uring=uring.wanted, threads=DEVICE_THREADS,
-                         writeback=options.cache_back, honours_setuid=options.honours_setuid,
+                         awake=options.awake, writeback=options.cache_back, honours_setuid=options.honours_setuid,
                          mountpoint=os.fsencode(pool.mountpoint) if options.cache_back else None)
         self._cache_back = options.cache_back
         if options.cache_back:

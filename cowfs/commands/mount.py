@@ -8,9 +8,11 @@ options (-o, separated by commas):
   pump, nopump        answer requests by the loop in C where it can (the default), or all of them in Python
   uring=auto          requests come over io_uring where the kernel has it switched on ('cowfs uring status');
                       uring=on: not mounted without; uring=off: over /dev/fuse
+  awake, noawake      with io_uring, CPUs that have just made requests spin for up to 1 ms instead of halting
+                      (the default), or do not
   cache=through       every write reaches the daemon before it returns, and is in the next snapshot; cache=back: writes
-                      may wait in the kernel's cache, which gathers small ones: quicker, and a snapshot holds those
-                      that were synced or written back before
+                      may wait in the kernel's cache, which gathers small ones: quicker; each snapshot fetches them
+                      first
   suid, dev, exec     honour setuid bits (off), devices (off), programs (on)
   noatime, sync, …    as in mount(8); fusermount3, which mounts for users, knows ro, noexec, sync, dirsync and noatime
   allow_other         let other users in, when mounted by a user; root's mounts always do

@@ -14,16 +14,16 @@ struct pump_object {
 
 static PyObject *pump_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    static char *names[] = {"filesystem", "device",  "forward",        "reserved", "uring",
-                            "threads",    "writeback", "honours_setuid", "mountpoint", NULL};
+    static char *names[] = {"filesystem", "device", "forward",   "reserved",       "uring",
+                            "threads",    "awake",  "writeback", "honours_setuid", "mountpoint", NULL};
     PyObject *file_system;
     struct bytes_argument reserved, mountpoint = {0};
     struct pump_options options = {.threads = 2};
-    int uring = 0, writeback = 0, honours_setuid = 0, status;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "Oiiy#|$pO&ppz#:Pump", names, &file_system, &options.device,
+    int uring = 0, awake = 0, writeback = 0, honours_setuid = 0, status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "Oiiy#|$pO&pppz#:Pump", names, &file_system, &options.device,
                                      &options.forward, &reserved.bytes, &reserved.length, &uring, binding_convert_u32,
-                                     &options.threads, &writeback, &honours_setuid, &mountpoint.bytes,
-                                     &mountpoint.length))
+                                     &options.threads, &awake, &writeback, &honours_setuid,
+                                     &mountpoint.bytes, &mountpoint.length))
         return NULL;
     struct file_system_object *inner = binding_file_system(file_system);
     if (inner == NULL)
@@ -33,6 +33,7 @@ static PyObject *pump_new(PyTypeObject *type, PyObject *arguments, PyObject *key
         return NULL;
     self->file_system = Py_NewRef(file_system);
     options.uring = uring != 0;
+    options.awake = awake != 0;
     options.writeback = writeback != 0;
     options.honours_setuid = honours_setuid != 0;
     options.reserved = reserved.bytes;
@@ -169,7 +170,7 @@ static PyGetSetDef pump_properties[] = {
 };
 
 static PyType_Slot pump_slots[] = {
-    {Py_tp_doc, "Pump(filesystem, device, forward, reserved, *, uring=False, threads=2, writeback=False, "
+    {Py_tp_doc, "Pump(filesystem, device, forward, reserved, *, uring=False, threads=2, awake=False, writeback=False, "
                 "honours_setuid=False, mountpoint=None)\n--\n\n"
                 "Answers the kernel's INIT; what C does not answer goes over `forward`."},
     {Py_tp_new, pump_new},

@@ -208,6 +208,14 @@ void pump_entry_commit(struct pump_entry *entry, bool *done);
 void pump_entry_handle(struct pump_entry *entry);
 void pump_entry_count(const struct pump_entry *entry, struct pump_counters *counters);
 
+struct pump_awake;
+/* On failure too, *out may have to be destroyed. */
+int pump_awake_start(struct pump *pump, uint16_t cpu, struct pump_awake **out);
+/* By the thread that answers the CPU's requests, for each. */
+void pump_awake_note(struct pump_awake *awake, uint64_t now_ns);
+void pump_awake_stop(struct pump_awake *awake);
+void pump_awake_destroy(struct pump_awake *awake);
+
 struct pump_workers;
 /* On failure too, *out may have to be destroyed. */
 int pump_workers_start(struct pump *pump, struct pump_workers **out);

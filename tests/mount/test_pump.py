@@ -61,3 +61,41 @@ def test_mount_whose_pump_fails(pool: Pool, transport: str) -> None:
     assert daemon.returncode != 0
     assert "could not be served: Too many open files" in daemon.stderr
     assert not is_mounted(directory)
+
+
+def idle_threads(pid: int) -> list[int]:
+    """Threads that run only where nothing else does."""
+    return [
+        thread for thread in map(int, os.listdir(f"/proc/{pid}/task")) if os.sched_getscheduler(thread) == os.SCHED_IDLE
+    ]
+
+
+def seconds_run(pid: int, threads: list[int]) -> float:
+    texts = (pathlib.Path(f"/proc/{pid}/task/{thread}/schedstat").read_text() for thread in threads)
+    return sum(int(text.split()[0]) for text in texts) / 1e9
+
+
+def test_cpus_are_kept_awake_only_while_requests_come(pool: Pool, transport: str) -> None:
+    if transport != "io_uring":
+        pytest.skip("only rings are tied to CPUs")
+    if os.cpu_count() == 1:
+        pytest.skip("with one CPU whoever asked is always woken on it")
+    mount = pool.mount()
+    pid = mount.daemon_pid()
+    threads = idle_threads(pid)
+    assert sorted(min(os.sched_getaffinity(thread)) for thread in threads) == sorted(range(os.cpu_count() or 1))
+    before, beginning = seconds_run(pid, threads), time.monotonic()
+    while time.monotonic() < beginning + 1:
+        os.stat(mount.directory)
+        os.statvfs(mount.directory)
+    assert seconds_run(pid, threads) > before
+    time.sleep(0.1)
+    before = seconds_run(pid, threads)
+    time.sleep(0.5)
+    assert seconds_run(pid, threads) - before < 0.01
+
+
+def test_cpus_may_halt_when_the_mount_says_so(pool: Pool, transport: str) -> None:
+    if transport != "io_uring":
+        pytest.skip("only rings are tied to CPUs")
+    assert not idle_threads(pool.mount("-o", "noawake").daemon_pid())

@@ -289,6 +289,7 @@ static void make_pump(struct mount *self, bool uring, bool writeback)
         .device = self->device,
         .forward = self->ours,
         .uring = uring,
+        .awake = true,
         .writeback = writeback,
         .threads = DEVICE_THREADS,
         .reserved = ".cowfs",
