@@ -99,6 +99,16 @@ def sequential_write_1m(context: Context) -> Options:
             "size": context.scale.file_bytes, "end_fsync": 1}  # fmt: skip
 
 
+def sequential_write_halving(context: Context) -> Options:
+    """Half of each block is random, the rest repeats: what source texts and tables compress to, about."""
+    return sequential_write_1m(context) | {
+        "filename": context.directory / "sequential-halving",
+        "refill_buffers": True,
+        "buffer_compress_percentage": 50,
+        "buffer_compress_chunk": 4096,
+    }
+
+
 def sequential_write_4k(context: Context) -> Options:
     return {"filename": context.directory / "sequential-4k", "rw": "write", "bs": "4k", "ioengine": "psync",
             "size": context.scale.file_bytes // 2, "end_fsync": 1}  # fmt: skip
@@ -182,7 +192,7 @@ def prepare_fsync(context: Context) -> None:
 
 
 def prepare_absent(context: Context) -> None:
-    for name in ("sequential", "sequential-4k"):
+    for name in ("sequential", "sequential-4k", "sequential-halving"):
         (context.directory / name).unlink(missing_ok=True)
 
 
@@ -239,6 +249,8 @@ class WriteJob:
 WRITES = (
     WriteJob("sequential_write_1m", "sequential write, 1 MiB", "write_mib_per_second", "MiB/s", sequential_write_1m,
              prepare_absent),
+    WriteJob("sequential_write_halving", "sequential write, 1 MiB, compressible by half", "write_mib_per_second",
+             "MiB/s", sequential_write_halving, prepare_absent),
     WriteJob("sequential_write_4k", "sequential write, 4 KiB", "write_mib_per_second", "MiB/s", sequential_write_4k,
              prepare_absent),
     WriteJob("random_write_4k", "random overwrite, 4 KiB", "write_iops", "1/s", random_write_4k, prepare_overwritten),

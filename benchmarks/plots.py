@@ -18,6 +18,7 @@ COLORS = {
     "cowfs": "#0b6e4f",
     "cowfs_device": "#3f9b78",
     "cowfs_back": "#5fd38d",
+    "cowfs_zstd": "#a1d99b",
     "cowfs_nopump": "#7bc8a4",
     "btrfs": "#d95f02",
     "btrfs_zstd": "#f4a261",

@@ -3,7 +3,7 @@
 from benchmarks.peers.base import Peer
 from benchmarks.peers.btrfs import Btrfs, BtrfsCompressed
 from benchmarks.peers.ceiling import CeilingDevice, CeilingUring
-from benchmarks.peers.cowfs import Cowfs, CowfsBack, CowfsDevice, CowfsWithoutPump
+from benchmarks.peers.cowfs import Cowfs, CowfsBack, CowfsCompressed, CowfsDevice, CowfsWithoutPump
 from benchmarks.peers.ext4 import Ext4
 from benchmarks.peers.xfs import Xfs
 from benchmarks.peers.zfs import Zfs
@@ -14,6 +14,7 @@ PEERS: dict[str, type[Peer]] = {
         Cowfs,
         CowfsDevice,
         CowfsBack,
+        CowfsCompressed,
         CowfsWithoutPump,
         Btrfs,
         BtrfsCompressed,

@@ -25,23 +25,14 @@ from benchmarks.peers.base import (
     process_memory_bytes,
 )
 from cowfs.daemon import log_path_of
-from cowfs.mount_options import parse_options
 
 COMMANDS = pathlib.Path(sys.executable).parent
 MKFS, MOUNT, COWFS = COMMANDS / "mkfs.cowfs", COMMANDS / "mount.cowfs", COMMANDS / "cowfs"
 ENDING_TIMEOUT_S = 60
 
 
-def understands(option: str) -> bool:
-    try:
-        parse_options([option])
-    except cowfs.CowfsError:
-        return False
-    return True
-
-
 def compresses() -> bool:
-    return "compress" in command(MKFS, "--help") or understands("compress=zstd:1")
+    return "--compression" in command(MKFS, "--help")
 
 
 class CowfsSnapshots:
@@ -147,6 +138,7 @@ class Cowfs(Peer):
     title: ClassVar[str] = "cowfs"
     abilities = frozenset({CONTENT, DISK, SNAPSHOTS, UNSYNCED})
     mount_options: ClassVar[str] = "noatime,uring=on"
+    make_options: ClassVar[tuple[str, ...]] = ()
 
     def absent(self) -> str | None:
         try:
@@ -160,10 +152,10 @@ class Cowfs(Peer):
         return f"cowfs {importlib.metadata.version('cowfs-fs')}"
 
     def options(self) -> str:
-        return f"mkfs.cowfs -f DEVICE; mount.cowfs -o {self.mount_options}"
+        return f"{' '.join(['mkfs.cowfs', '-f', *self.make_options])} DEVICE; mount.cowfs -o {self.mount_options}"
 
     def make(self, disk: Disk, mountpoint: pathlib.Path) -> Volume:
-        command(MKFS, "-f", "-q", disk.path)
+        command(MKFS, "-f", "-q", *self.make_options, disk.path)
         volume = CowfsVolume(disk, mountpoint, self.mount_options)
         try:
             volume.mount()
@@ -187,6 +179,15 @@ class CowfsBack(Cowfs):
     name = "cowfs_back"
     title = "cowfs cache=back"
     mount_options = "noatime,uring=on,cache=back"
+
+
+class CowfsCompressed(Cowfs):
+    name = "cowfs_zstd"
+    title = "cowfs zstd:1"
+    make_options = ("--compression", "zstd:1")
+
+    def absent(self) -> str | None:
+        return super().absent() or (None if compresses() else "it does not compress")
 
 
 class CowfsWithoutPump(Cowfs):

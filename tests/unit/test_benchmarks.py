@@ -84,10 +84,20 @@ def run_of_fakes(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, time_limit_s: float | None
 ) -> tuple[int, list[tuple[int, str, str]]]:
     """Repetitions made, and repetition, group and peer of all that was run, in order."""
+    made, order, _ = run_of_fakes_with_hurry(tmp_path, monkeypatch, time_limit_s)
+    return made, order
+
+
+def run_of_fakes_with_hurry(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, time_limit_s: float | None
+) -> tuple[int, list[tuple[int, str, str]], list[bool]]:
+    """And whether each was in a hurry."""
     order: list[tuple[int, str, str]] = []
+    hurry: list[bool] = []
 
     def run_group(self: method.Run, disk: Any, group: Any, peer: Any, repetition: int) -> None:
         order.append((repetition, group.name, peer.name))
+        hurry.append(self.is_hurried(repetition))
         monkeypatch.setattr(clock, "now_s", clock.now_s + 10)
 
     class Clock:
@@ -104,7 +114,7 @@ def run_of_fakes(
         SCALES["smoke"], peers, (slow, quick), ["memory"], 3, tmp_path, watch, record, 1, time_limit_s, 0.0
     )
     try:
-        return run.measure(), order
+        return run.measure(), order, hurry
     finally:
         record.close()
         os.close(watch.outer_proc)
@@ -123,6 +133,16 @@ def test_nothing_is_begun_that_would_end_too_late(tmp_path: pathlib.Path, monkey
     made, order = run_of_fakes(tmp_path, monkeypatch, time_limit_s=65)
     assert made == 2
     assert {repetition for repetition, _, _ in order} == {0, 1}
+
+
+def test_the_first_repetition_hurries_when_it_takes_too_long(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each of the four parts of a repetition takes 10 s: half of the time is over after three of them.
+    assert run_of_fakes_with_hurry(tmp_path, monkeypatch, 50)[2] == [False, False, False, True]
+    # Later ones are begun only when there is time.
+    assert run_of_fakes_with_hurry(tmp_path, monkeypatch, 70)[2] == [False] * 6
+    assert not any(run_of_fakes_with_hurry(tmp_path, monkeypatch, None)[2])
 
 
 def test_percentiles() -> None:
