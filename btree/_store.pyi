@@ -110,6 +110,14 @@ class Store:
     def clone(self, snapshot_id: int, name: str) -> int: ...
     def rollback(self, volume_id: int, snapshot_id: int, guard_name: str) -> SnapshotInfo: ...
 
+    # Properties belong to a volume, not to its content: a rollback leaves them, a clone begins with a copy.
+    def property_set(self, volume_id: int, name: str, value: bytes) -> None:
+        """An empty value removes it. The name has 1 to 64 bytes (EINVAL, ENAMETOOLONG), the value at most 512
+        (EMSGSIZE); E2BIG when the volume has 256 already. Durable after commit()."""
+    def property_get(self, volume_id: int, name: str) -> bytes | None: ...
+    def properties(self, volume_id: int) -> dict[str, bytes]:
+        """By name, in the order of the names' bytes."""
+
     def diff(self, old_object_id: int, new_object_id: int, *, start: bytes = b"",
              limit: int = 0) -> list[tuple[bytes, bytes | None, bytes | None]]:
         """(key, old value, new value) of keys >= start that differ; None where absent. Shared subtrees are skipped."""

@@ -18,6 +18,9 @@ EXTENT_BLOCKS_MAX: Final = 32
 KEY_LENGTH_MAX: Final = 320
 NAME_LENGTH_MAX: Final = 255
 ANNOTATION_LENGTH_MAX: Final = 512
+PROPERTY_NAME_LENGTH_MAX: Final = 64
+PROPERTY_LENGTH_MAX: Final = 512
+PROPERTIES_MAX: Final = 256
 
 
 class ReferenceExtent(bytes):
@@ -43,6 +46,7 @@ class Volume:
     tree: Tree
     origin_snapshot_id: int = 0
     generation: int = 0
+    properties: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     destroyed: bool = False
     """Destroyed, but still there because a clone hangs on one of its snapshots."""
 
@@ -266,6 +270,32 @@ class ReferenceStore:
         self._drop_unused()
         self._done()
 
+    # ---- properties
+
+    def property_set(self, volume_id: int, name: str, value: bytes) -> None:
+        length = len(os.fsencode(name))
+        if length == 0 or "\0" in name:
+            fail(errno.EINVAL)
+        if length > PROPERTY_NAME_LENGTH_MAX:
+            fail(errno.ENAMETOOLONG)
+        if len(value) > PROPERTY_LENGTH_MAX:
+            fail(errno.EMSGSIZE)
+        volume = self._volume(volume_id)
+        properties = {each: old for each, old in volume.properties.items() if each != name}
+        if value:
+            if len(properties) >= PROPERTIES_MAX:
+                fail(errno.E2BIG)
+            properties[name] = value
+        self._state.volumes[volume_id] = dataclasses.replace(volume, properties=properties)
+        self._done()
+
+    def property_get(self, volume_id: int, name: str) -> bytes | None:
+        return self._volume(volume_id).properties.get(name)
+
+    def properties(self, volume_id: int) -> dict[str, bytes]:
+        found = self._volume(volume_id).properties
+        return {name: found[name] for name in sorted(found, key=os.fsencode)}
+
     def _clone_count(self, snapshot_id: int) -> int:
         return sum(volume.origin_snapshot_id == snapshot_id for volume in self._state.volumes.values())
 
@@ -352,7 +382,10 @@ class ReferenceStore:
         self._check_name(name)
         snapshot = self._snapshot(snapshot_id)
         self._check_name_is_free(name)
-        volume = Volume(self._new_id(), name, snapshot.tree, origin_snapshot_id=snapshot_id)
+        properties = self._volume(snapshot.volume_id).properties
+        volume = Volume(
+            self._new_id(), name, snapshot.tree, origin_snapshot_id=snapshot_id, properties=properties
+        )
         self._state.volumes[volume.id] = volume
         self._done()
         return volume.id

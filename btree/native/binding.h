@@ -163,5 +163,8 @@ STORE_METHOD(binding_snapshot_delete);
 STORE_METHOD(binding_snapshot_annotate);
 STORE_METHOD(binding_clone);
 STORE_METHOD(binding_rollback);
+STORE_METHOD(binding_property_set);
+STORE_METHOD(binding_property_get);
+STORE_METHOD(binding_properties);
 
 #endif

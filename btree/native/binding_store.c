@@ -468,6 +468,12 @@ static PyMethodDef store_methods[] = {
     METHOD("rollback", binding_rollback, WITH_KEYWORDS,
            "rollback($self, /, volume_id, snapshot_id, guard_name)\n--\n\n"
            "Gives the volume the snapshot's content; returns the guard snapshot of what it was."),
+    METHOD("property_set", binding_property_set, WITH_KEYWORDS,
+           "property_set($self, /, volume_id, name, value)\n--\n\nAn empty value removes it."),
+    METHOD("property_get", binding_property_get, WITH_KEYWORDS,
+           "property_get($self, /, volume_id, name)\n--\n\nThe value, or None."),
+    METHOD("properties", binding_properties, WITH_KEYWORDS,
+           "properties($self, /, volume_id)\n--\n\nValues by name."),
     METHOD("commit", store_py_commit, METH_NOARGS, "commit($self, /)\n--\n\nMakes all that returned durable."),
     METHOD("checkpoint", store_py_checkpoint, METH_NOARGS,
            "checkpoint($self, /)\n--\n\nCommits and makes freed space reusable."),

@@ -45,6 +45,7 @@ void catalog_destroy(struct store *store)
     }
     for (struct volume *volume = store->volumes, *next; volume; volume = next) {
         next = volume->next;
+        properties_free(volume);
         free(volume->slots);
         free(volume->name);
         free(volume);
@@ -523,7 +524,14 @@ int apply_clone(struct store *store, uint64_t snapshot_id, const struct volume_a
     struct snapshot *origin = snapshot_by_id(store, snapshot_id);
     if (!origin || origin->hidden)
         return -ENOENT;
-    return volume_begin(store, arguments, origin);
+    int result = volume_begin(store, arguments, origin);
+    if (result < 0)
+        return result;
+    /* Their ids follow from the record's, so replay gives out the same. */
+    result = properties_copy(store, origin->chain->volume, volume_by_id(store, arguments->id), arguments->chain_id + 1);
+    if (result < 0)
+        store_fail(store, ENOMEM); /* the clone is there, but no record will say so */
+    return result;
 }
 
 int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id, uint64_t guard_id,
@@ -615,6 +623,7 @@ int apply_volume_destroy(struct store *store, uint64_t volume_id)
     while (*at != volume)
         at = &(*at)->next;
     *at = volume->next;
+    properties_forget(store, volume);
     if (volume->saved)
         record_removed(store, SYSTEM_VOLUME, volume->id);
     free(volume->slots);

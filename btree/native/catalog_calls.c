@@ -4,8 +4,7 @@
 
 #include "internal.h"
 
-/* Makes sure, under the lock, that a record can follow a change: afterwards nothing can fail. */
-static int begin_change(struct store *store, size_t record_bytes)
+int catalog_begin_change(struct store *store, size_t record_bytes)
 {
     for (;;) {
         int result = store_throttle(store);
@@ -26,7 +25,7 @@ static int begin_change(struct store *store, size_t record_bytes)
     }
 }
 
-static int end_change(struct store *store, int result)
+int catalog_end_change(struct store *store, int result)
 {
     pthread_mutex_unlock(&store->lock);
     return result;
@@ -66,13 +65,14 @@ static int volume_begin(struct store *store, uint64_t snapshot_id, const char *n
     int result = name_check(name);
     size_t name_length = strlen(name);
     if (result == 0)
-        result = begin_change(store, 32 + name_length);
+        result = catalog_begin_change(store, 32 + name_length);
     if (result < 0)
         return result;
     struct volume_arguments arguments = {store->next_object_id, store->next_object_id + 1, now_ns(), name};
     result = snapshot_id ? apply_clone(store, snapshot_id, &arguments) : apply_volume_create(store, &arguments);
     if (result == 0) {
-        store->next_object_id += 2;
+        if (store->next_object_id < arguments.chain_id + 1) /* a clone's properties have got ids too */
+            store->next_object_id = arguments.chain_id + 1;
         uint8_t *body = journal_record(store, snapshot_id ? RECORD_CLONE : RECORD_VOLUME_CREATE, 32 + name_length);
         save64(body, snapshot_id);
         save64(body + 8, arguments.id);
@@ -81,7 +81,7 @@ static int volume_begin(struct store *store, uint64_t snapshot_id, const char *n
         memcpy(body + 32, name, name_length);
         *id = arguments.id;
     }
-    return end_change(store, result);
+    return catalog_end_change(store, result);
 }
 
 int store_volume_create(struct store *store, const char *name, uint64_t *id)
@@ -96,13 +96,13 @@ int store_clone(struct store *store, uint64_t snapshot_id, const char *name, uin
 
 int store_volume_destroy(struct store *store, uint64_t volume_id)
 {
-    int result = begin_change(store, 8);
+    int result = catalog_begin_change(store, 8);
     if (result < 0)
         return result;
     result = apply_volume_destroy(store, volume_id);
     if (result == 0)
         save64(journal_record(store, RECORD_VOLUME_DESTROY, 8), volume_id);
-    return end_change(store, result);
+    return catalog_end_change(store, result);
 }
 
 int store_volume_find(struct store *store, const char *name, struct store_volume *out)
@@ -150,7 +150,7 @@ int store_snapshot_create(struct store *store, uint64_t volume_id, const char *n
     int result = name_check(name);
     size_t name_length = strlen(name);
     if (result == 0)
-        result = begin_change(store, 32 + name_length);
+        result = catalog_begin_change(store, 32 + name_length);
     if (result < 0)
         return result;
     uint64_t id = store->next_object_id, epoch = store->epoch, created_ns = now_ns();
@@ -165,18 +165,18 @@ int store_snapshot_create(struct store *store, uint64_t volume_id, const char *n
         memcpy(body + 32, name, name_length);
         fill_snapshot(snapshot_by_id(store, id), out);
     }
-    return end_change(store, result);
+    return catalog_end_change(store, result);
 }
 
 int store_snapshot_delete(struct store *store, uint64_t snapshot_id)
 {
-    int result = begin_change(store, 8);
+    int result = catalog_begin_change(store, 8);
     if (result < 0)
         return result;
     result = apply_snapshot_delete(store, snapshot_id);
     if (result == 0)
         save64(journal_record(store, RECORD_SNAPSHOT_DELETE, 8), snapshot_id);
-    return end_change(store, result);
+    return catalog_end_change(store, result);
 }
 
 /* RECORD_ANNOTATE: [snapshot id][hold count u32][annotation] */
@@ -185,7 +185,7 @@ int store_snapshot_annotate(struct store *store, uint64_t snapshot_id, uint32_t 
 {
     if (annotation_length > STORE_ANNOTATION_LENGTH_MAX)
         return -EMSGSIZE;
-    int result = begin_change(store, 12 + annotation_length);
+    int result = catalog_begin_change(store, 12 + annotation_length);
     if (result < 0)
         return result;
     result = apply_annotate(store, snapshot_id, hold_count, annotation, annotation_length);
@@ -196,7 +196,7 @@ int store_snapshot_annotate(struct store *store, uint64_t snapshot_id, uint32_t 
         if (annotation_length)
             memcpy(body + 12, annotation, annotation_length);
     }
-    return end_change(store, result);
+    return catalog_end_change(store, result);
 }
 
 /* RECORD_ROLLBACK: [volume id][snapshot id][guard id][chain id][epoch][created][guard name] */
@@ -206,7 +206,7 @@ int store_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
     int result = name_check(guard_name);
     size_t name_length = strlen(guard_name);
     if (result == 0)
-        result = begin_change(store, 48 + name_length);
+        result = catalog_begin_change(store, 48 + name_length);
     if (result < 0)
         return result;
     uint64_t guard_id = store->next_object_id, chain_id = guard_id + 1, epoch = store->epoch, created_ns = now_ns();
@@ -223,7 +223,7 @@ int store_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
         memcpy(body + 48, guard_name, name_length);
         fill_snapshot(snapshot_by_id(store, guard_id), guard);
     }
-    return end_change(store, result);
+    return catalog_end_change(store, result);
 }
 
 int store_snapshot_get(struct store *store, uint64_t snapshot_id, struct store_snapshot *out)

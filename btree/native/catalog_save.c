@@ -29,8 +29,8 @@ enum snapshot_flags { SNAPSHOT_HIDDEN = 1 };
 
 /* ---- packing -------------------------------------------------------------------------------------------------- */
 
-static struct saved_record *record_add(struct checkpoint *checkpoint, enum system_key_type type, uint64_t id,
-                                       size_t value_length, int16_t root_at)
+struct saved_record *record_add(struct checkpoint *checkpoint, enum system_key_type type, uint64_t id,
+                                size_t value_length, int16_t root_at)
 {
     if (array_reserve((void **)&checkpoint->records, &checkpoint->record_capacity, checkpoint->record_count + 1,
                       sizeof *checkpoint->records) < 0)
@@ -163,9 +163,12 @@ int catalog_freeze(struct store *store)
                         -1))
             result = -ENOMEM;
     store->removed_count = 0;
-    for (struct volume *volume = store->volumes; volume && result == 0; volume = volume->next)
+    for (struct volume *volume = store->volumes; volume && result == 0; volume = volume->next) {
         if (volume->dirty)
             result = volume_save(checkpoint, volume);
+        if (result == 0)
+            result = properties_save(checkpoint, volume);
+    }
     for (struct chain *chain = store->chains; chain && result == 0; chain = chain->next)
         if (chain->dirty)
             result = chain_save(checkpoint, chain);
@@ -358,7 +361,7 @@ int catalog_load(struct store *store, struct store_failure *failure)
         record_loader loader;
     } passes[] = {{SYSTEM_VOLUME, volume_load}, {SYSTEM_CHAIN, chain_load},   {SYSTEM_SNAPSHOT, snapshot_load},
                   {SYSTEM_QUEUE, queue_load},   {SYSTEM_BUCKET, bucket_load}, {SYSTEM_CHAIN, link_origin},
-                  {SYSTEM_VOLUME, link_head}};
+                  {SYSTEM_VOLUME, link_head},   {SYSTEM_PROPERTY, property_load}};
     for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
         int result = load_type(store, passes[i].type, passes[i].loader);
         if (result < 0) {

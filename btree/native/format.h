@@ -159,6 +159,7 @@ enum journal_record_type {
     RECORD_VOLUME_DESTROY = 6,
     RECORD_CLONE = 7,
     RECORD_ROLLBACK = 8,
+    RECORD_PROPERTY = 9,
 };
 enum journal_change_type { CHANGE_PUT = 1, CHANGE_DELETE = 2, CHANGE_KILL = 3 };
 #define CHANGE_FLAG_EXTENT 1u
@@ -172,6 +173,7 @@ enum system_key_type {
     SYSTEM_DEAD = 4,     /* [4][bucket storage id][birth][address] -> blocks u32 */
     SYSTEM_QUEUE = 5,    /* [5][queue id] */
     SYSTEM_BUCKET = 6,   /* [6][bucket id] -> storage id, entries, blocks */
+    SYSTEM_PROPERTY = 7, /* [7][property id] -> volume id, name, value */
 };
 
 #endif

@@ -125,6 +125,16 @@ struct snapshot_slot {
     struct snapshot *snapshot; /* NULL: deleted */
 };
 
+struct property {
+    uint64_t id; /* of its record */
+    struct property *next;
+    uint8_t *value;
+    uint16_t length; /* at least 1 */
+    bool dirty;
+    bool saved;
+    char *name;
+};
+
 struct volume {
     uint64_t id;
     uint64_t created_ns;
@@ -134,6 +144,8 @@ struct volume {
     struct chain *head;
     struct snapshot_slot *slots; /* ascending ids, visible snapshots of all its chains */
     size_t slot_count, slot_capacity, slot_live;
+    struct property *properties; /* by ascending name */
+    uint32_t property_count;
     bool dirty;
     bool saved;
     char *name;
@@ -597,6 +609,10 @@ int apply_clone(struct store *store, uint64_t snapshot_id, const struct volume_a
 int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id, uint64_t guard_id,
                    uint64_t chain_id, uint64_t created_ns, const char *guard_name);
 int name_check(const char *name);
+/* Takes the store lock and makes sure that a record can follow a change: afterwards nothing can fail. Ends with
+ * catalog_end_change(), which passes the result on. */
+int catalog_begin_change(struct store *store, size_t record_bytes);
+int catalog_end_change(struct store *store, int result);
 struct chain *chain_attach(struct store *store, uint64_t id, struct volume *volume, struct snapshot *origin);
 struct volume *volume_attach(struct store *store, uint64_t id, const char *name);
 struct snapshot *snapshot_attach(struct store *store, struct chain *chain, uint64_t id, const char *name, bool hidden);
@@ -604,6 +620,21 @@ struct snapshot *snapshot_attach(struct store *store, struct chain *chain, uint6
 /* ---- catalog_save.c ------------------------------------------------------------------------------------------- */
 /* Under the store lock, at a checkpoint's freeze: gathers every changed record into the checkpoint. */
 int catalog_freeze(struct store *store);
+/* A record to be written, with room for its value; NULL: out of memory. */
+struct saved_record *record_add(struct checkpoint *checkpoint, enum system_key_type type, uint64_t id,
+                                size_t value_length, int16_t root_at);
+
+/* ---- properties.c --------------------------------------------------------------------------------------------- */
+int apply_property(struct store *store, uint64_t volume_id, uint64_t id, const char *name, const void *value,
+                   size_t length);
+/* To a volume that has none; the first copy gets `first_id`, the next ones those after it. */
+int properties_copy(struct store *store, const struct volume *from, struct volume *to, uint64_t first_id);
+/* When the volume is destroyed: their records go too. */
+void properties_forget(struct store *store, struct volume *volume);
+void properties_free(struct volume *volume);
+int properties_save(struct checkpoint *checkpoint, struct volume *volume);
+int property_load(struct store *store, uint64_t id, const uint8_t *value, size_t length);
+int property_replay(struct store *store, const uint8_t *body, size_t length);
 
 /* ---- system.c ------------------------------------------------------------------------------------------------- */
 /* The system tree, for the checkpoint (changes) and for opening. Each takes the store lock by itself. */

@@ -275,6 +275,8 @@ static int replay_record(struct store *store, uint32_t type, struct reader *body
                                            [RECORD_ROLLBACK] = 48};
     if (type == RECORD_TRANSACTION)
         return replay_transaction(store, body);
+    if (type == RECORD_PROPERTY)
+        return property_replay(store, body->at, body->left);
     if (type == 0 || type > RECORD_ROLLBACK)
         return -EUCLEAN;
     const uint8_t *fixed = take(body, fixed_lengths[type]);

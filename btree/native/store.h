@@ -25,6 +25,9 @@
 #define STORE_KEY_LENGTH_MAX 320u
 #define STORE_NAME_LENGTH_MAX 255u
 #define STORE_ANNOTATION_LENGTH_MAX 512u
+#define STORE_PROPERTY_NAME_LENGTH_MAX 64u
+#define STORE_PROPERTY_LENGTH_MAX 512u
+#define STORE_PROPERTIES_MAX 256u
 #define STORE_EXTENT_BLOCKS_MAX 32u
 #define STORE_POOL_SIZE_MIN_BYTES (16u << 20)
 #define STORE_FOREVER UINT64_MAX
@@ -254,6 +257,23 @@ int store_clone(struct store *store, uint64_t snapshot_id, const char *name, uin
  * stay. Constant time. */
 int store_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id, const char *guard_name,
                    struct store_snapshot *guard);
+
+/* ---- properties of volumes ----------------------------------------------------------------------------------- */
+
+/* Small named values that belong to a volume and not to its content: a rollback leaves them, a clone gets a copy. */
+struct store_property {
+    uint16_t length;
+    char name[STORE_PROPERTY_NAME_LENGTH_MAX + 1];
+    uint8_t value[STORE_PROPERTY_LENGTH_MAX];
+};
+/* No bytes: removed, which is no error when it was not there. -EINVAL or -ENAMETOOLONG for a name not of 1 to 64
+ * bytes, -EMSGSIZE for a value above 512, -E2BIG when the volume has 256 already. Not durable before store_commit(). */
+int store_volume_property_set(struct store *store, uint64_t volume_id, const char *name, const void *value,
+                              size_t length);
+/* -ENOENT: no such volume; -ENODATA: no such property. */
+int store_volume_property_get(struct store *store, uint64_t volume_id, const char *name, struct store_property *out);
+/* First property whose name comes after `after` ("": of all); -ENODATA at the end. */
+int store_volume_property_next(struct store *store, uint64_t volume_id, const char *after, struct store_property *out);
 
 /* ---- differences, checking, figures -------------------------------------------------------------------------- */
 

@@ -74,6 +74,7 @@ class Workload:
         "snapshot_annotate": 1,
         "clone": 2,
         "rollback": 2,
+        "property_set": 2,
         "volume_create": 1,
         "volume_destroy": 1,
         "commit": 8,
@@ -152,6 +153,10 @@ class Workload:
         if self.pair.snapshot_ids():
             volume_id = self.pair.twin.snapshot_get(snapshot_id).volume_id
             self.pair.rollback(volume_id, snapshot_id, self.fresh_name())
+
+    def property_set(self) -> None:
+        value = self.random.randbytes(self.random.choice([0, 4, 300]))
+        self.pair.property_set(self.volume(), f"p{self.random.randrange(4)}", value)
 
     def volume_create(self) -> None:
         if len(self.pair.volume_ids()) < 5:

@@ -43,6 +43,7 @@ class VolumePicture:
     generation: int
     origin: tuple[str, str] | str | None
     """Volume and snapshot name; 'hidden' when the snapshot was deleted; None when the volume is no clone."""
+    properties: tuple[tuple[str, bytes], ...]
     items: Items
     snapshots: tuple[SnapshotPicture, ...]
 
@@ -89,7 +90,14 @@ def store_picture(store: Store) -> list[VolumePicture]:
         snapshots = tuple(picture(snapshot) for snapshot in store.snapshots(volume.id))
         assert volume.snapshot_count == len(snapshots)
         pictures.append(
-            VolumePicture(volume.name, volume.generation, origin(volume), object_items(store, volume.id), snapshots)
+            VolumePicture(
+                volume.name,
+                volume.generation,
+                origin(volume),
+                tuple(store.properties(volume.id).items()),
+                object_items(store, volume.id),
+                snapshots,
+            )
         )
     return pictures
 
@@ -128,8 +136,9 @@ class StatePictures:
                 )
                 for info in twin.snapshots(volume.id)
             )
-            tree = state.volumes[volume.id].tree
-            pictures.append(VolumePicture(volume.name, volume.generation, origin, self._tree_items(tree), snapshots))
+            properties = tuple(twin.properties(volume.id).items())
+            items = self._tree_items(state.volumes[volume.id].tree)
+            pictures.append(VolumePicture(volume.name, volume.generation, origin, properties, items, snapshots))
         return pictures
 
 
@@ -312,6 +321,13 @@ class Pair:
 
     def rollback(self, volume_id: int, snapshot_id: int, guard_name: str) -> None:
         self._same_snapshot(self.both("rollback", volume_id, snapshot_id, guard_name, ids=2))
+
+    def property_set(self, volume_id: int, name: str, value: bytes) -> None:
+        self.both("property_set", volume_id, name, value)
+
+    def property_get(self, volume_id: int, name: str) -> None:
+        answers = self.both("property_get", volume_id, name)
+        assert answers is None or answers[0] == answers[1]
 
     def commit(self) -> None:
         self.both("commit", ids=0)

@@ -148,6 +148,14 @@ class StoreTwinMachine(RuleBasedStateMachine):
     def rollback(self, volume: int, snapshot: int, name: str) -> None:
         self.pair.rollback(self.volume(volume), self.snapshot_id(snapshot), name)
 
+    @rule(pick=PICKS, name=NAMES, value=st.binary(max_size=3) | st.just(b"v" * 513))
+    def property_set(self, pick: int, name: str, value: bytes) -> None:
+        self.pair.property_set(self.volume(pick), name, value)
+
+    @rule(pick=PICKS, name=NAMES)
+    def property_get(self, pick: int, name: str) -> None:
+        self.pair.property_get(self.volume(pick), name)
+
     @rule()
     def commit(self) -> None:
         self.pair.commit()
@@ -215,6 +223,7 @@ class RandomRun:
             self.snapshot: 10,
             self.snapshot_delete: 7,
             self.snapshot_annotate: 2,
+            self.property_set: 2,
             self.clone: 2,
             self.rollback: 2,
             self.volume_destroy: 1,
@@ -341,6 +350,10 @@ class RandomRun:
     def snapshot_annotate(self) -> None:
         hold_count = self.random.choice([0, 0, 0, 1])
         self.pair.snapshot_annotate(self.snapshot_id(), hold_count, self.random.randbytes(self.random.randrange(20)))
+
+    def property_set(self) -> None:
+        value = self.random.randbytes(self.random.choice([0, 4, 300]))
+        self.pair.property_set(self.volume(), f"p{self.random.randrange(6)}", value)
 
     def clone(self) -> None:
         if len(self.pair.volume_ids()) < 5:
