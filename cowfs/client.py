@@ -157,6 +157,13 @@ class Client:
         result: dict[str, Any] = self.request("release", name=name, tag=tag, volume=self.volume)
         return result
 
+    # ---- properties
+
+    def set_properties(self, changes: dict[str, str | None]) -> dict[str, Any]:
+        """Sets properties of the volume, or with None unsets them; all, or with one that is refused none."""
+        result: dict[str, Any] = self.request("set", properties=changes, volume=self.volume)
+        return result
+
     # ---- volumes
 
     def clone(self, snapshot: str, name: str) -> dict[str, Any]:
@@ -173,6 +180,10 @@ class Client:
     def volumes(self) -> "Any":
         """The pool's volumes as dicts: name, id, created_ns, snapshot_count, origin_snapshot_id, mounted."""
         return self.request("volumes")
+
+    def properties(self) -> "Any":
+        """The volume's properties as dicts: name, value, set (or what holds without it), summary."""
+        return self.request("get", volume=self.volume)
 
     # ---- the pool
 

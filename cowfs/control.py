@@ -109,6 +109,14 @@ async def _release(pool: MountedPool, arguments: Arguments) -> object:
     return await _change_hold(pool, arguments, add=False)
 
 
+async def _set(pool: MountedPool, arguments: Arguments) -> object:
+    return await trio.to_thread.run_sync(pool.change_properties, arguments["volume"], arguments["properties"])
+
+
+async def _get(pool: MountedPool, arguments: Arguments) -> object:
+    return pool.list_properties(arguments["volume"])
+
+
 async def _sync(pool: MountedPool, arguments: Arguments) -> object:
     def sync() -> None:
         pool.flush_cache()
@@ -139,6 +147,8 @@ VERBS: Mapping[str, Verb] = {
     "destroy_volume": Verb(_destroy_volume, {"volume": _TEXT}),
     "hold": Verb(_hold, {**_VOLUME, "name": _TEXT, "tag": _TEXT}),
     "release": Verb(_release, {**_VOLUME, "name": _TEXT, "tag": _TEXT}),
+    "set": Verb(_set, {**_VOLUME, "properties": ((dict,), _REQUIRED)}),
+    "get": Verb(_get, {**_VOLUME}),
     "df": Verb(_usage, {}),
     "status": Verb(_status, {}),
     "sync": Verb(_sync, {}),

@@ -16,6 +16,7 @@ from cowfs._native import FileSystem
 from cowfs.errors import CowfsError
 from cowfs.latencies import HandlerLatencies
 from cowfs.mounting import Notifier
+from cowfs.properties import PROPERTIES, VolumeProperties
 from cowfs.snapshots import NameSource, check_name, hold_tags, with_hold_tags
 
 log = logging.getLogger("cowfs")
@@ -56,6 +57,7 @@ class MountedPool:
         self.socket_path = ""
         self.started_ns = time.time_ns()
         self.names = NameSource()
+        self.properties = VolumeProperties(store)
         self.notifier: Notifier | None = None
         self.volumes_node = 0
         self.snapshots_node = 0
@@ -225,6 +227,7 @@ class MountedPool:
         except FileExistsError:
             raise CowfsError("exists", f"there is a volume '{clone}' already", "choose another name") from None
         self.store.commit()
+        self.properties.announce(volume_id)
         return {"volume": clone, "id": volume_id, "snapshot": name}
 
     def destroy_volume(self, name: str) -> None:
@@ -243,11 +246,30 @@ class MountedPool:
         for snapshot in snapshots:
             self.filesystem.forget_snapshot(snapshot.id)
         self.store.commit()
+        self.properties.announce_end(volume_id)
 
     def list_volumes(self) -> list[dict[str, Any]]:
         return [{"name": volume.name, "id": volume.id, "created_ns": volume.created_ns,
                  "origin_snapshot_id": volume.origin_snapshot_id, "snapshot_count": volume.snapshot_count,
                  "mounted": volume.id == self.volume_id} for volume in self.store.volumes()]
+
+    # ---- properties
+
+    def change_properties(self, volume: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+        """Waits until the change is durable. None as a value unsets."""
+        self._check_writable()
+        if not all(isinstance(value, str | None) for value in changes.values()):
+            raise CowfsError("usage", "a property's value is text", "send text, or null to unset")
+        volume_id = self.find_volume(volume)
+        self.properties.change(volume_id, changes)
+        return self.properties.all(volume_id)
+
+    def list_properties(self, volume: str | None) -> list[dict[str, Any]]:
+        """What is set, and of what is not set but known what holds without it."""
+        values = self.properties.all(self.find_volume(volume))
+        return [{"name": name, "value": values.get(name, PROPERTIES[name].default if name in PROPERTIES else ""),
+                 "set": name in values, "summary": PROPERTIES[name].summary if name in PROPERTIES else ""}
+                for name in sorted({*values, *PROPERTIES})]
 
     # ---- figures
 

@@ -114,7 +114,7 @@ void properties_free(struct volume *volume)
     }
 }
 
-/* ---- the public calls --------------------------------------------------------------------------------------------- */
+/* ---- the public calls ------------------------------------------------------------------------------------------ */
 
 static int property_check(const char *name, size_t length)
 {
@@ -182,7 +182,7 @@ int store_volume_property_next(struct store *store, uint64_t volume_id, const ch
     return property ? 0 : volume ? -ENODATA : -ENOENT;
 }
 
-/* ---- journal and system tree -------------------------------------------------------------------------------------- */
+/* ---- journal and system tree ---------------------------------------------------------------------------------- */
 
 static bool property_name_load(char *name, const uint8_t *from, size_t length)
 {

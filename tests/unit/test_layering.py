@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAYERS = (
     {"btree", "btree._store", "btree.records", "btree.reference"},
     {"cowfs", "cowfs._native", "cowfs.errors"},
-    {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies"},
+    {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties"},
     {"cowfs.mappings", "cowfs.mounting"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes"},
     {"cowfs.history"},
