@@ -120,9 +120,12 @@ class Client:
 
     # ---- snapshots
 
-    def snapshot(self, name: str | None = None, sync: bool = True) -> dict[str, Any]:
-        """Captures every operation that returned before the call. Durable when it returns, unless not `sync`."""
-        result: dict[str, Any] = self.request("snapshot", name=name, sync=sync, volume=self.volume)
+    def snapshot(self, name: str | None = None, sync: bool = True, *, message: str = "",
+                 tags: dict[str, str] | None = None, for_ns: int = 0) -> dict[str, Any]:
+        """Captures every operation that returned before the call. Durable when it returns, unless not `sync`.
+        Destroyed by itself after `for_ns`, if that is not 0."""
+        result: dict[str, Any] = self.request("snapshot", name=name, sync=sync, volume=self.volume, message=message,
+                                              tags=tags or {}, for_ns=for_ns)
         return result
 
     def iterate(self) -> Iterator[dict[str, Any]]:

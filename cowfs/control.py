@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -42,8 +43,12 @@ _VOLUME = {"volume": _OPTIONAL_TEXT}
 
 
 async def _snapshot(pool: MountedPool, arguments: Arguments) -> object:
+    details: Arguments = {"message": arguments["message"], "tags": arguments["tags"]}
+    if arguments["for_ns"]:
+        details["expires"] = time.time_ns() + arguments["for_ns"]
+
     def take() -> object:
-        return pool.take_snapshot(arguments["volume"], arguments["name"], sync=arguments["sync"])
+        return pool.take_snapshot(arguments["volume"], arguments["name"], sync=arguments["sync"], details=details)
 
     waits = arguments["sync"] or pool.cache_flush is not None
     return await trio.to_thread.run_sync(take) if waits else take()
@@ -139,7 +144,8 @@ async def _volumes(pool: MountedPool, arguments: Arguments) -> object:
 
 
 VERBS: Mapping[str, Verb] = {
-    "snapshot": Verb(_snapshot, {**_VOLUME, "name": _OPTIONAL_TEXT, "sync": ((bool,), True)}),
+    "snapshot": Verb(_snapshot, {**_VOLUME, "name": _OPTIONAL_TEXT, "sync": ((bool,), True),
+                                 "message": ((str,), ""), "tags": ((dict,), {}), "for_ns": ((int,), 0)}),
     "list": Verb(_list, {**_VOLUME, "after": ((int,), 0), "limit": ((int,), 0)}),
     "rollback": Verb(_rollback, {**_VOLUME, "name": _TEXT}),
     "clone": Verb(_clone, {**_VOLUME, "name": _TEXT, "clone": _TEXT}),

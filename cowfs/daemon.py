@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from btree import Store
     from cowfs.control import ControlServer
+    from cowfs.schedule import Scheduler
     from cowfs.serving import PumpServer
     from cowfs.volumes import MountedPool
 
@@ -218,6 +219,7 @@ class _Session:
         self._listener = listener
         self._report: Report | None = report
         self._pump: PumpServer | None = None
+        self._scheduler: Scheduler | None = None
         self._failure: CowfsError | None = None
 
     def run(self) -> int:
@@ -297,6 +299,12 @@ class _Session:
                 log.info("the mount at %s has ended", self._request.mountpoint)
                 nursery.cancel_scope.cancel()
         finally:
+            if self._scheduler is not None:
+                self._scheduler.ask_to_stop()
+                if self._pump is not None:
+                    # It may wait for a flush of the kernel's cache, which this cuts short.
+                    self._pump.pump.stop()
+                await trio.to_thread.run_sync(self._scheduler.stop)
             # Closes the connection: whoever still waits for an answer gets ENOTCONN instead.
             self._pool.notifier = None
             if self._pump is not None:
@@ -320,6 +328,8 @@ class _Session:
         """Reports success when the mount has answered a request."""
         import trio
 
+        from cowfs.schedule import Scheduler
+
         try:
             await trio.to_thread.run_sync(os.statvfs, self._request.mountpoint)
             failures = await trio.to_thread.run_sync(self._tune) if os.geteuid() == 0 else []
@@ -329,6 +339,9 @@ class _Session:
             return
         for failure in failures:
             log.info("not tuned: %s", failure)
+        if not self._pool.read_only:
+            self._scheduler = Scheduler(self._pool)
+            self._scheduler.start()
         transport = self._pool.transport.describe() if self._pool.transport else {}
         log.info("mounted %s (volume %s) at %s, requests over %s %s", self._request.pool_path, self._pool.volume_name,
                  self._request.mountpoint, transport["kind"],

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from btree import Store
 from cowfs.errors import CowfsError
+from cowfs.retention import DEFAULT_RULE, check_every, check_rule
 
 NAME_LENGTH_MAX_BYTES = 64
 VALUE_LENGTH_MAX_BYTES = 512
@@ -26,7 +27,10 @@ class Property(NamedTuple):
     """The value in the form that is kept; CowfsError for what cannot be one."""
 
 
-PROPERTIES: dict[str, Property] = {}
+PROPERTIES: dict[str, Property] = {
+    "snapshot-every": Property("how often the daemon takes a snapshot of what has changed", "off", check_every),
+    "snapshot-keep": Property("which of these snapshots are kept for how long", DEFAULT_RULE, check_rule),
+}
 
 Watcher = Callable[[int, str | None], None]
 """Volume id, and the value; None: not set."""

@@ -1,6 +1,7 @@
 """Names of snapshots and volumes, the form DIR@SNAP, and the holds that a snapshot's annotation carries.
 
-The annotation is JSON of at most 512 bytes: {"holds": ["tag", …]}. Keys that this version does not know are kept.
+The annotation is JSON of at most 512 bytes: {"holds": ["tag", …], "message": "…", "tags": {"key": "value", …},
+"expires": nanoseconds since 1970}, each where there is one. Keys that this version does not know are kept.
 """
 
 import json
@@ -58,6 +59,11 @@ class NameSource:
         self._latest_us = max(self._latest_us + 1, time.time_ns() // 1000)
         return format_time_us(self._latest_us)
 
+    def next_automatic_name(self, prefix: str) -> str:
+        """auto-20261122T174500.123456Z for the prefix `auto-`."""
+        date, _, clock = self.next_name().partition("T")
+        return f"{prefix}{date.replace('-', '')}T{clock}"
+
     def next_guard_name(self, target: str) -> str:
         """The name of the snapshot that a rollback to `target` takes first. A guard of a guard does not grow."""
         original = target
@@ -94,12 +100,34 @@ def hold_tags(annotation: bytes) -> list[str]:
 
 def with_hold_tags(annotation: bytes, tags: list[str]) -> bytes:
     """The annotation with these holds in place of the old ones; CowfsError when that does not fit."""
-    fields = _annotation_fields(annotation)
-    fields["holds"] = tags
-    if not tags:
-        del fields["holds"]
+    return with_fields(annotation, "another hold of this length", "use a shorter tag or release another hold",
+                       holds=tags)
+
+
+def with_fields(annotation: bytes, what: str, hint: str, **changes: object) -> bytes:
+    """The annotation with these fields in place of the old ones; what is empty goes. `what` and `hint` are for the
+    CowfsError when it does not fit."""
+    fields = {key: value for key, value in (_annotation_fields(annotation) | changes).items() if value}
     encoded = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode() if fields else b""
     if len(encoded) > ANNOTATION_LENGTH_MAX_BYTES:
-        raise CowfsError("name", "the snapshot has no room for another hold of this length",
-                         "use a shorter tag or release another hold")
+        raise CowfsError("name", f"the snapshot has no room for {what}", hint)
     return encoded
+
+
+def expiry_ns(annotation: bytes) -> int:
+    """When the snapshot's time is over; 0: never."""
+    expires = _annotation_fields(annotation).get("expires", 0)
+    return expires if isinstance(expires, int) else 0
+
+
+def describe_annotation(annotation: bytes) -> dict[str, object]:
+    """What is there of message, tags and expires_ns."""
+    fields = _annotation_fields(annotation)
+    described: dict[str, object] = {}
+    if isinstance(message := fields.get("message"), str):
+        described["message"] = message
+    if isinstance(tags := fields.get("tags"), dict):
+        described["tags"] = {str(key): str(value) for key, value in tags.items()}
+    if expires := expiry_ns(annotation):
+        described["expires_ns"] = expires
+    return described

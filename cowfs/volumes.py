@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from btree import SnapshotInfo, Store, VolumeInfo
@@ -17,7 +17,7 @@ from cowfs.errors import CowfsError
 from cowfs.latencies import HandlerLatencies
 from cowfs.mounting import Notifier
 from cowfs.properties import PROPERTIES, VolumeProperties
-from cowfs.snapshots import NameSource, check_name, hold_tags, with_hold_tags
+from cowfs.snapshots import NameSource, check_name, describe_annotation, hold_tags, with_fields, with_hold_tags
 
 log = logging.getLogger("cowfs")
 
@@ -28,7 +28,8 @@ _READDIR_LIMIT = 256
 def describe_snapshot(snapshot: SnapshotInfo) -> dict[str, Any]:
     return {"name": snapshot.name, "id": snapshot.id, "created_ns": snapshot.created_ns, "epoch": snapshot.epoch,
             "clone_count": snapshot.clone_count, "hold_count": snapshot.hold_count,
-            "holds": hold_tags(snapshot.annotation) if snapshot.hold_count else []}
+            "holds": hold_tags(snapshot.annotation) if snapshot.hold_count else [],
+            **(describe_annotation(snapshot.annotation) if snapshot.annotation else {})}
 
 
 class Transport(Protocol):
@@ -58,6 +59,8 @@ class MountedPool:
         self.started_ns = time.time_ns()
         self.names = NameSource()
         self.properties = VolumeProperties(store)
+        self.note_expiry: Callable[[int, int], None] | None = None
+        """Told of a snapshot's id and when its time is over."""
         self.notifier: Notifier | None = None
         self.volumes_node = 0
         self.snapshots_node = 0
@@ -109,23 +112,61 @@ class MountedPool:
                                            "what a file could not take is lost; the program that wrote it learns of it "
                                            "from fsync") from None
 
-    def take_snapshot(self, volume: str | None, name: str | None, *, sync: bool) -> dict[str, Any]:
-        """Waits when `sync`, until the snapshot is durable; with cache=back always, for what the kernel keeps."""
+    def take_snapshot(self, volume: str | None, name: str | None, *, sync: bool,
+                      details: Mapping[str, object] | None = None) -> dict[str, Any]:
+        """`details`: message, tags, expires. Waits when `sync`, until the snapshot is durable; with cache=back always,
+        for what the kernel keeps."""
         self._check_writable()
         volume_id = self.find_volume(volume)
         if name is not None:
             check_name(name, "snapshot")
+        annotation = with_fields(b"", "a message and tags of this length", "use at most 512 bytes in all",
+                                 **(details or {}))
         self.flush_cache()
         while True:
             try:
-                snapshot = self.store.snapshot(volume_id, name or self.names.next_name(), sync=sync)
+                snapshot = self.store.snapshot(volume_id, name or self.names.next_name(), sync=sync and not annotation)
                 break
             except FileExistsError:
                 if name is not None:
                     raise CowfsError("exists", f"there is a snapshot '{name}' already",
                                      "choose another name, or destroy that one first") from None
         self.history_changed_ns = snapshot.created_ns
+        if annotation:
+            # The records of both lie in one group of the journal, unless it is cut off just between them.
+            self.store.snapshot_annotate(snapshot.id, 0, annotation)
+            snapshot = self.store.snapshot_get(snapshot.id)
+            if sync:
+                self.store.commit()
+        if details and self.note_expiry is not None and isinstance(expires_ns := details.get("expires"), int):
+            self.note_expiry(snapshot.id, expires_ns)
         return describe_snapshot(snapshot)
+
+    def take_automatic_snapshot(self, volume_id: int, prefix: str) -> bool:
+        """Waits with cache=back. Passes over a volume that has not changed since its newest snapshot; whether it
+        has. Not durable before the next commit."""
+        if volume_id == self.volume_id:
+            self.flush_cache()
+        if not self.store.volume_changed(volume_id):
+            return False
+        snapshot = self.store.snapshot(volume_id, self.names.next_automatic_name(prefix), sync=False)
+        self.history_changed_ns = snapshot.created_ns
+        return True
+
+    def delete_quietly(self, snapshot: SnapshotInfo) -> bool:
+        """Waits for the kernel to forget the name. Not durable before the next commit. False: somebody else destroyed
+        it, or holds it now."""
+        try:
+            self.store.snapshot_delete(snapshot.id)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EBUSY):
+                return False
+            raise
+        self.filesystem.forget_snapshot(snapshot.id)
+        self.history_changed_ns = time.time_ns()
+        if snapshot.volume_id == self.volume_id:
+            self.forget_entry(self.snapshots_node, snapshot.name)
+        return True
 
     def list_snapshots(self, volume: str | None, after_id: int, limit: int) -> list[dict[str, Any]]:
         """Waits."""

@@ -157,6 +157,7 @@ STORE_METHOD(binding_volumes);
 STORE_METHOD(binding_volume_destroy);
 STORE_METHOD(binding_snapshot);
 STORE_METHOD(binding_snapshot_find);
+STORE_METHOD(binding_volume_changed);
 STORE_METHOD(binding_snapshot_get);
 STORE_METHOD(binding_snapshots);
 STORE_METHOD(binding_snapshot_delete);

@@ -453,6 +453,8 @@ static PyMethodDef store_methods[] = {
            "volume_destroy($self, /, volume_id)\n--\n\nThe volume and its snapshots; EBUSY when one is held."),
     METHOD("snapshot", binding_snapshot, WITH_KEYWORDS,
            "snapshot($self, /, volume_id, name, *, sync=True)\n--\n\nFreezes the volume's present content."),
+    METHOD("volume_changed", binding_volume_changed, WITH_KEYWORDS,
+           "volume_changed($self, /, volume_id)\n--\n\nWhether it changed since its last snapshot."),
     METHOD("snapshot_find", binding_snapshot_find, WITH_KEYWORDS,
            "snapshot_find($self, /, volume_id, name)\n--\n\nBy name; ENOENT."),
     METHOD("snapshot_get", binding_snapshot_get, WITH_KEYWORDS,

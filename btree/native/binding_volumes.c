@@ -190,6 +190,26 @@ STORE_METHOD(binding_snapshot)
     return result < 0 ? binding_raise(result) : snapshot_object(self, &snapshot);
 }
 
+STORE_METHOD(binding_volume_changed)
+{
+    static char *names[] = {"volume_id", NULL};
+    uint64_t volume_id = 0;
+    int result;
+
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:volume_changed", names, binding_convert_u64,
+                                     &volume_id)) {
+        return NULL;
+    }
+    if (!gate_enter(&self->gate, "Store")) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    result = store_volume_changed(self->store, volume_id);
+    Py_END_ALLOW_THREADS
+    gate_leave(&self->gate);
+    return result < 0 ? binding_raise(result) : PyBool_FromLong(result);
+}
+
 STORE_METHOD(binding_snapshot_find)
 {
     static char *names[] = {"volume_id", "name", NULL};

@@ -314,6 +314,7 @@ int apply_snapshot_create(struct store *store, uint64_t volume_id, uint64_t snap
     snapshot->root = volume->head->head;
     snapshot->created_ns = created_ns;
     snapshot->epoch = store->epoch++;
+    volume->head->last_snapshot_epoch = snapshot->epoch;
     mark_snapshot_dirty(store, snapshot);
     store->counters.snapshots_created++;
     return 0;

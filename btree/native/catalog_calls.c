@@ -168,6 +168,23 @@ int store_snapshot_create(struct store *store, uint64_t volume_id, const char *n
     return catalog_end_change(store, result);
 }
 
+/* Whatever changes a tree after a snapshot copies its root, which is then younger. */
+int store_volume_changed(struct store *store, uint64_t volume_id)
+{
+    int result = -ENOENT;
+    pthread_mutex_lock(&store->lock);
+    const struct volume *volume = volume_by_id(store, volume_id);
+    if (volume) {
+        const struct chain *chain = volume->head;
+        uint64_t floor_epoch = chain_floor(chain);
+        if (floor_epoch < chain->last_snapshot_epoch)
+            floor_epoch = chain->last_snapshot_epoch;
+        result = floor_epoch == 0 || chain->head.pointer.birth > floor_epoch;
+    }
+    pthread_mutex_unlock(&store->lock);
+    return result;
+}
+
 int store_snapshot_delete(struct store *store, uint64_t snapshot_id)
 {
     int result = catalog_begin_change(store, 8);

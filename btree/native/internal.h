@@ -113,6 +113,7 @@ struct chain {
     struct snapshot *origin;
     struct snapshot *oldest, *newest;
     struct tree_root head;
+    uint64_t last_snapshot_epoch; /* of those taken since the store was opened, deleted ones too */
     bool live;
     bool foreign; /* its origin belonged to another volume: a clone, not a rollback */
     bool dirty;

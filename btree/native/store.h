@@ -241,6 +241,9 @@ int store_volume_destroy(struct store *store, uint64_t volume_id);
 /* A frozen root: captures every transaction that returned before, none that begins after. Cost does not depend on
  * the number of snapshots or the size of the volume. Not durable before store_commit(). */
 int store_snapshot_create(struct store *store, uint64_t volume_id, const char *name, struct store_snapshot *out);
+/* 1 when the volume may have changed since a snapshot of it was last taken (also when that is deleted by now), 0 when
+ * not; -ENOENT. One comparison of two epochs. */
+int store_volume_changed(struct store *store, uint64_t volume_id);
 int store_snapshot_find(struct store *store, uint64_t volume_id, const char *name, struct store_snapshot *out);
 int store_snapshot_get(struct store *store, uint64_t snapshot_id, struct store_snapshot *out);
 /* Snapshot of this volume with the least id > after_id; -ENOENT at the end. Cost does not depend on the count. */

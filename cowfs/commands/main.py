@@ -53,6 +53,14 @@ def _fail(error: CowfsError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+def split_command(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """What comes before the first `--` and the command after it; None without one."""
+    if "--" not in words:
+        return words, None
+    position = words.index("--")
+    return words[:position], words[position + 1 :]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="cowfs", usage="cowfs VERB [options] …", description=DESCRIPTION,
@@ -67,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb_parser = argparse.ArgumentParser(prog=f"cowfs {verb}", description=module.__doc__, epilog=EXIT_CODE_HELP,
                                           formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(verb_parser)
-    options = verb_parser.parse_args(words[1:])
+    words, command = split_command(words[1:]) if getattr(module, "TAKES_COMMAND", False) else (words[1:], None)
+    options = verb_parser.parse_args(words)
+    options.command = command
     try:
         result: int = module.run(options)
         sys.stdout.flush()

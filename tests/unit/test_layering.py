@@ -16,10 +16,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAYERS = (
     {"btree", "btree._store", "btree.records", "btree.reference"},
     {"cowfs", "cowfs._native", "cowfs.errors"},
-    {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties"},
+    {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties", "cowfs.retention"},
     {"cowfs.mappings", "cowfs.mounting"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes"},
-    {"cowfs.history"},
+    {"cowfs.history", "cowfs.schedule"},
     {"cowfs.operations", "cowfs.serving", "cowfs.control"},
     {"cowfs.daemon"},
     {"cowfs.commands"},

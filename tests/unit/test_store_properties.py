@@ -74,6 +74,35 @@ def test_they_survive_a_crash_and_a_close(checkpoint: bool) -> None:
     store.close()
 
 
+def test_a_volume_knows_whether_it_changed() -> None:
+    _, store, volume = make()
+    assert store.volume_changed(volume)
+    store.put(volume, b"k", b"v")
+    first = store.snapshot(volume, "first")
+    assert not store.volume_changed(volume)
+    store.checkpoint()
+    assert not store.volume_changed(volume)
+    clone = store.clone(first.id, "clone")
+    assert not store.volume_changed(clone)
+    store.put(volume, b"k", b"v")
+    assert store.volume_changed(volume) and not store.volume_changed(clone)
+    second = store.snapshot(volume, "second")
+    store.rollback(volume, first.id, "guard")
+    assert not store.volume_changed(volume)
+    store.write_extent(volume, b"x", b"x" * 5000)
+    store.snapshot(volume, "third")
+    store.checkpoint()
+    store.write_extent(volume, b"x", b"x" * 5000)
+    store.checkpoint()
+    assert store.volume_changed(volume)
+    fourth = store.snapshot(volume, "fourth")
+    store.snapshot_delete(fourth.id)
+    assert not store.volume_changed(volume)
+    store.snapshot_delete(second.id)
+    expect_errno(errno.ENOENT, store.volume_changed, NO_SUCH_ID)
+    store.close()
+
+
 def test_limits() -> None:
     _, store, volume = make()
     expect_errno(errno.EINVAL, store.property_set, volume, "", b"x")
