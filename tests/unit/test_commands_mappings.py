@@ -146,7 +146,8 @@ class Daemon:
                  trace: TracebackType | None) -> None:
         self.asked.append("end")
 
-    def snapshot(self, name: str, *, sync: bool) -> dict[str, object]:
+    def snapshot(self, name: str, sync: bool, **details: object) -> dict[str, object]:
+        assert not any(details.values())
         self.asked.append(f"snapshot {name}")
         return {"name": name}
 
