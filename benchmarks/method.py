@@ -150,6 +150,11 @@ class Run:
         limit_s = self.time_limit_s
         return repetition == 0 and limit_s is not None and time.monotonic() - self.began > HURRY_AFTER * limit_s
 
+    def is_late(self, repetition: int) -> bool:
+        """Later repetitions are not begun when they would end too late; of the first nobody knows how long it takes."""
+        limit_s = self.time_limit_s
+        return repetition == 0 and limit_s is not None and time.monotonic() - self.began > limit_s
+
     def measure(self) -> int:
         """The number of whole repetitions that were made."""
         with contextlib.ExitStack() as stack:
@@ -212,6 +217,10 @@ class GroupRun:
         )
 
     def run(self) -> None:
+        if self.run_all.is_late(self.repetition):
+            for job in self.group.jobs:
+                self.leave_out(job, "the time was over")
+            return
         jobs = [job for job in self.group.jobs if not self.skip(job)]
         try:
             for job in jobs:
@@ -224,10 +233,13 @@ class GroupRun:
         reason = self.peer.lacks(job.needs)
         if reason is None:
             return False
+        self.leave_out(job, reason)
+        return True
+
+    def leave_out(self, job: Job, reason: str) -> None:
         trial = self.trial_of(job)
         trial.reason = reason
         self.run_all.record.add(trial)
-        return True
 
     def open(self) -> Context:
         if self.context is None:

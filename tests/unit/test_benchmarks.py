@@ -145,6 +145,19 @@ def test_the_first_repetition_hurries_when_it_takes_too_long(
     assert not any(run_of_fakes_with_hurry(tmp_path, monkeypatch, None)[2])
 
 
+def test_who_comes_when_the_time_is_over_is_left_out_with_the_reason(tmp_path: pathlib.Path) -> None:
+    record, watch = Record(tmp_path / "trials.gz"), machine.Watch(os.open("/proc", os.O_RDONLY))
+    groups, peers = groups_of(SCALES["smoke"], "untar|rm_tree"), [PEERS["btrfs"]()]
+    run = method.Run(SCALES["smoke"], peers, groups, ["memory"], 1, tmp_path, watch, record, 1, -1.0)
+    try:
+        run.run_group(FakeDisk("memory"), groups[0], peers[0], 0)  # type: ignore[arg-type]
+    finally:
+        record.close()
+        os.close(watch.outer_proc)
+    left_out = [(trial.job, trial.reason) for trial in read_trials(tmp_path / "trials.gz")]
+    assert left_out == [("untar", "the time was over"), ("rm_tree", "the time was over")]
+
+
 def test_percentiles() -> None:
     found = percentiles_us([number / 1e6 for number in range(1000, 0, -1)])
     assert found["50"] == pytest.approx(501)
