@@ -120,6 +120,17 @@ class Store:
     def properties(self, volume_id: int) -> dict[str, bytes]:
         """By name, in the order of the names' bytes."""
 
+    def snapshot_at(self, volume_id: int, time_ns: int) -> int | None:
+        """Id of the volume's newest snapshot taken at or before a time."""
+    def snapshot_before(self, volume_id: int, before_id: int) -> int | None:
+        """Id of the volume's newest snapshot that is older than another."""
+    def snapshot_since(self, object_id: int, epoch: int) -> int | None:
+        """Id of the oldest snapshot between an epoch and the object (itself included) with no rollback or clone between
+        it and the object: whatever of the object was born up to that epoch is in it."""
+    def heads(self, volume_id: int) -> list[tuple[int, int, int]]:
+        """(id, id of the snapshot it began at or 0, id of the guard snapshot that a rollback took first or 0) of each
+        content that the volume has had since it was made, the oldest first."""
+
     def diff(self, old_object_id: int, new_object_id: int, *, start: bytes = b"",
              limit: int = 0) -> list[tuple[bytes, bytes | None, bytes | None]]:
         """(key, old value, new value) of keys >= start that differ; None where absent. Shared subtrees are skipped."""

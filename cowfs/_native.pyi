@@ -17,6 +17,11 @@ INLINE_LENGTH_MAX: Final[int]
 # (node_id, mode, nlink, uid, gid, rdev, size, blocks_512, atime_ns, mtime_ns, ctime_ns, birth_ns, flags)
 Attributes = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 
+# (inode, kinds, attributes in the old tree or None, in the new one, [(offset, length) of bytes that differ],
+# [(whether added, inode of the parent, name)]); kinds: 1 content, 2 metadata, 4 times, 8 extended attributes, 16 names,
+# 32 entries of a directory
+Difference = tuple[int, int, Attributes | None, Attributes | None, list[tuple[int, int]], list[tuple[bool, int, bytes]]]
+
 @final
 class FileSystem:
     """One mounted volume and whatever other trees are looked at through it."""
@@ -111,6 +116,17 @@ class FileSystem:
 
     def statfs(self) -> tuple[int, int, int, int, int]:
         """(block_size, blocks, blocks_free, blocks_available, name_length_max)."""
+
+    # trees by the store's object ids
+    def diff(self, old_object_id: int, new_object_id: int, *, first_inode: int = 0, last_inode: int = ...,
+             limit: int = 1000) -> list[Difference]:
+        """What differs between two trees, in the order of inodes; fewer than `limit` are all there are. The cost
+        follows what differs."""
+    def trace(self, object_id: int, path: bytes) -> tuple[Attributes | None, int]:
+        """Attributes (with the inode number as node) of what a path leads to, None for nothing; and the epoch since
+        which each snapshot of the tree's line has the same there. Symlinks are not followed."""
+    def object_path(self, object_id: int, inode: int) -> bytes:
+        """One path of an inode: b"/a/b". ENOENT when it has none."""
     def check(self, object_id: int) -> list[str]:
         """Problems in one tree at file-system level: entries without inodes, link counts, back-references, extents
         that overlap or pass the end, orphans without records. Empty when sound."""

@@ -69,6 +69,27 @@ def connect(path: str) -> "Client":
     return Client(root, find_volume(path, root))
 
 
+def locate(path: str) -> tuple[str, str]:
+    """A part of a path that exists, as far down as possible, and the whole path, real but for its last component. What
+    it leads to may be gone."""
+    absolute = os.path.abspath(path)
+    above = absolute
+    while not os.path.lexists(above) or os.path.islink(above):
+        above = os.path.dirname(above)
+    rest = os.path.relpath(absolute, above)
+    parent = os.path.realpath(os.path.dirname(absolute))
+    return above, os.path.realpath(absolute) if rest == "." else os.path.join(parent, os.path.basename(absolute))
+
+
+def connect_to(path: str) -> tuple["Client", str]:
+    """A client for the volume that a path lies on, and the path from that volume's root, "" for the root itself. What
+    the path leads to may be gone; a symbolic link stands for itself."""
+    existing, whole = locate(path)
+    client = connect(existing)
+    inside = os.path.relpath(whole, os.path.realpath(client.directory))
+    return client, "" if inside == "." else inside
+
+
 class Client:
     """One connection to a daemon. Snapshots are dicts: name, id, created_ns, epoch, holds, hold_count, clone_count."""
 
@@ -166,6 +187,26 @@ class Client:
         """Sets properties of the volume, or with None unsets them; all, or with one that is refused none."""
         result: dict[str, Any] = self.request("set", properties=changes, volume=self.volume)
         return result
+
+    # ---- travel
+
+    def resolve(self, at: str) -> dict[str, Any]:
+        """The snapshot that a name, "@ID" or a time ("-5s", "2026-11-22T11:45:10Z") stands for."""
+        result: dict[str, Any] = self.request("resolve", at=at, volume=self.volume)
+        return result
+
+    def diff(self, old: str, new: str = "", path: str = "") -> Iterator[dict[str, Any]]:
+        """What changed between two references ("" for now) at a path from the volume's root; see cowfs.differences."""
+        first: int | None = 0
+        while first is not None:
+            page = self.request("diff", old=old, new=new, path=path, first_inode=first, volume=self.volume)
+            yield from page["changes"]
+            first = page["next_inode"]
+
+    # The method `list` hides the type of this name in what follows.
+    def versions(self, path: str) -> "Any":
+        """The versions of what lies at a path from the volume's root, the oldest first; see cowfs.versions."""
+        return self.request("versions", path=path, volume=self.volume)["versions"]
 
     # ---- volumes
 

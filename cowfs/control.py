@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import trio
 
 from cowfs.errors import CowfsError
+from cowfs.travel_verbs import TRAVEL_VERBS
 from cowfs.volumes import MountedPool
 
 log = logging.getLogger("cowfs")
 
 REQUEST_LENGTH_MAX_BYTES = 64 << 10
 _CREDENTIALS = struct.Struct("3i")
-_REQUIRED = object()
+_REQUIRED = ...
 
 Arguments = dict[str, Any]
 
@@ -143,6 +144,14 @@ async def _volumes(pool: MountedPool, arguments: Arguments) -> object:
     return pool.list_volumes()
 
 
+def _in_thread(serve: Callable[[MountedPool, Arguments], object]) -> Callable[[MountedPool, Arguments],
+                                                                             Awaitable[object]]:
+    async def wrapper(pool: MountedPool, arguments: Arguments) -> object:
+        return await trio.to_thread.run_sync(serve, pool, arguments)
+
+    return wrapper
+
+
 VERBS: Mapping[str, Verb] = {
     "snapshot": Verb(_snapshot, {**_VOLUME, "name": _OPTIONAL_TEXT, "sync": ((bool,), True),
                                  "message": ((str,), ""), "tags": ((dict,), {}), "for_ns": ((int,), 0)}),
@@ -159,6 +168,7 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb(_status, {}),
     "sync": Verb(_sync, {}),
     "volumes": Verb(_volumes, {}),
+    **{name: Verb(_in_thread(serve), parameters) for name, (serve, parameters) in TRAVEL_VERBS.items()},
 }
 """All but `wait_unmounted`, which the server answers itself when everything is over."""
 WAIT_UNMOUNTED = "wait_unmounted"

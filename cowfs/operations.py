@@ -90,9 +90,10 @@ class Operations(pyfuse3.Operations):
         self.history = History(pool)
         self._honours_setuid = honours_setuid
 
-    def entry(self, attributes: Attributes) -> EntryAttributes:
-        """The verbs' attributes as pyfuse3 wants them. In read-only trees setuid and setgid bits of files are left
-        out where the mount would honour them: an old version of a program may have the hole that was closed since."""
+    def entry(self, attributes: Attributes, *, kept: bool = True) -> EntryAttributes:
+        """The verbs' attributes as pyfuse3 wants them; `kept`: the kernel may remember the name, too. In
+        read-only trees setuid and setgid bits of files are left out where the mount would honour them: an old version
+        of a program may have the hole that was closed since."""
         node, mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns, _birth_ns, _flags = attributes
         entry = EntryAttributes()
         entry.st_ino = node
@@ -106,7 +107,7 @@ class Operations(pyfuse3.Operations):
         entry.st_atime_ns = atime_ns
         entry.st_mtime_ns = mtime_ns
         entry.st_ctime_ns = ctime_ns
-        entry.entry_timeout = CACHE_TIMEOUT_S
+        entry.entry_timeout = CACHE_TIMEOUT_S if kept else 0
         entry.attr_timeout = VIRTUAL_TIMEOUT_S if is_virtual(node) else CACHE_TIMEOUT_S
         if self._honours_setuid and mode & 0o6000 and stat.S_ISREG(mode) and self.filesystem.is_read_only_node(node):
             entry.st_mode = mode & ~0o6000
@@ -118,7 +119,10 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if is_virtual(parent_inode):
             # Not remembered when missing: snapshots and volumes come by commands.
-            return self.entry(self.history.lookup(parent_inode, name))
+            kept = self.history.is_kept(parent_inode)
+            if self.history.waits(parent_inode):
+                return self.entry(await trio.to_thread.run_sync(self.history.lookup, parent_inode, name), kept=kept)
+            return self.entry(self.history.lookup(parent_inode, name), kept=kept)
         if name == NAME and parent_inode == ROOT_INODE:
             return self.entry(self.history.getattr(TOP_NODE))
         try:
@@ -200,6 +204,8 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        if is_virtual(inode) and self.history.waits(inode):
+            return self.entry(await trio.to_thread.run_sync(self.history.getattr, inode))
         return self.entry(self.history.getattr(inode) if is_virtual(inode) else self.filesystem.getattr(inode))
 
     @guarded
@@ -287,7 +293,10 @@ class Operations(pyfuse3.Operations):
                 return
         while True:
             try:
-                entries = self._entries_after(fh, cookie)
+                if is_virtual(fh) and self.history.waits(fh):
+                    entries = await trio.to_thread.run_sync(self._entries_after, fh, cookie)
+                else:
+                    entries = self._entries_after(fh, cookie)
             except OSError:
                 if cookie == start_id:
                     raise
@@ -295,8 +304,9 @@ class Operations(pyfuse3.Operations):
             if not entries:
                 return
             for index, (name, next_cookie, attributes) in enumerate(entries):
-                if not pyfuse3.readdir_reply(token, name, self.entry(attributes), next_cookie):
-                    await self.forget([(entry[2][0], 1) for entry in entries[index:]])
+                entry = self.entry(attributes, kept=not is_virtual(fh) or self.history.is_kept(fh))
+                if not pyfuse3.readdir_reply(token, name, entry, next_cookie):
+                    await self.forget([(listed[2][0], 1) for listed in entries[index:]])
                     return
                 cookie = next_cookie
 

@@ -123,7 +123,7 @@ bool storage_object_attach(struct storage_object *object);
 /* The Store or recorder is done with it: closes it unless `keep` is set or its medium is memory. */
 void storage_object_detach(struct storage_object *object, bool keep);
 
-/* ---- Store (binding_store.c; methods in binding_items.c, binding_extents.c and binding_volumes.c) ---- */
+/* ---- Store (binding_store.c; methods in binding_items.c, _extents.c, _volumes.c and _travel.c) ---- */
 
 struct store_object {
     PyObject_HEAD
@@ -167,5 +167,10 @@ STORE_METHOD(binding_rollback);
 STORE_METHOD(binding_property_set);
 STORE_METHOD(binding_property_get);
 STORE_METHOD(binding_properties);
+
+STORE_METHOD(binding_snapshot_at);
+STORE_METHOD(binding_snapshot_before);
+STORE_METHOD(binding_snapshot_since);
+STORE_METHOD(binding_heads);
 
 #endif

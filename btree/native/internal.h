@@ -503,6 +503,15 @@ int tree_cursor_seek_last(struct store *store, const struct tree_root *root, str
                           struct cursor *cursor, const uint8_t *key, size_t key_length, struct miss *miss);
 int tree_cursor_step(struct store *store, struct cursor *cursor, bool forward, struct miss *miss);
 
+/* ---- travel.c ------------------------------------------------------------------------------------------------- */
+struct key_range {
+    const uint8_t *start, *stop;
+    size_t start_length, stop_length;
+};
+/* See transaction_birth(). STORE_AGAIN with `miss` set. */
+int tree_range_birth(struct store *store, const struct tree_root *root, const struct key_range *range, uint64_t *birth,
+                     struct miss *miss);
+
 /* ---- deadlist.c ----------------------------------------------------------------------------------------------- */
 /* Epoch up to which the chain's blocks are shared with a snapshot. */
 uint64_t chain_floor(const struct chain *chain);

@@ -132,6 +132,12 @@ uint64_t transaction_epoch(const struct transaction *transaction);
  * in an earlier transaction finds out by it whether the volume still has that content's successor. */
 uint64_t transaction_generation(const struct transaction *transaction);
 
+/* Raises *birth to the greatest birth of a leaf that holds keys with start <= key < stop, when that is greater. Every
+ * snapshot of this tree's chain between that epoch and this tree has the same items there, as long as each change of
+ * the range changes or removes one of its present items. The cost follows what is younger than *birth. */
+int transaction_birth(struct transaction *transaction, const void *start, size_t start_length, const void *stop,
+                      size_t stop_length, uint64_t *birth);
+
 /* A position in the tree as it was when the body began (gathered changes are not seen). Valid within the body. */
 #define STORE_TREE_HEIGHT_MAX 16
 struct cursor {
@@ -248,6 +254,13 @@ int store_snapshot_find(struct store *store, uint64_t volume_id, const char *nam
 int store_snapshot_get(struct store *store, uint64_t snapshot_id, struct store_snapshot *out);
 /* Snapshot of this volume with the least id > after_id; -ENOENT at the end. Cost does not depend on the count. */
 int store_snapshot_next(struct store *store, uint64_t volume_id, uint64_t after_id, struct store_snapshot *out);
+/* Id of the newest snapshot of the volume taken at or before a time (since 1970), or with an id below the given one;
+ * -ENOENT. Cost does not depend on the count, nor does that of the next. */
+int store_snapshot_at(struct store *store, uint64_t volume_id, uint64_t time_ns, uint64_t *id);
+int store_snapshot_before(struct store *store, uint64_t volume_id, uint64_t before_id, uint64_t *id);
+/* Id of the oldest snapshot between an epoch and the object (a snapshot, itself included, or a volume) with no rollback
+ * or clone between it and the object: each block of the object born up to that epoch is in it. -ENOENT. */
+int store_snapshot_since(struct store *store, uint64_t object_id, uint64_t epoch, uint64_t *id);
 /* The name is free at once, space comes back in the background. -EBUSY when held. A snapshot with clones is hidden
  * and goes with its last clone. */
 int store_snapshot_delete(struct store *store, uint64_t snapshot_id);
@@ -277,6 +290,15 @@ int store_volume_property_set(struct store *store, uint64_t volume_id, const cha
 int store_volume_property_get(struct store *store, uint64_t volume_id, const char *name, struct store_property *out);
 /* First property whose name comes after `after` ("": of all); -ENODATA at the end. */
 int store_volume_property_next(struct store *store, uint64_t volume_id, const char *after, struct store_property *out);
+
+/* What a volume's content began as: the volume itself, made empty or as a clone, and each rollback since. */
+struct store_head {
+    uint64_t id;
+    uint64_t origin_snapshot_id; /* 0: empty */
+    uint64_t guard_snapshot_id;  /* what the rollback took first; 0: the volume's first head */
+};
+/* The volume's head with the least id > after_id; -ENOENT at the end. A head of which no snapshot is left is gone. */
+int store_head_next(struct store *store, uint64_t volume_id, uint64_t after_id, struct store_head *out);
 
 /* ---- differences, checking, figures -------------------------------------------------------------------------- */
 

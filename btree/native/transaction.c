@@ -198,6 +198,13 @@ int cursor_previous(struct transaction *transaction, struct cursor *cursor)
     return tree_cursor_step(transaction->store, cursor, false, &transaction->miss);
 }
 
+int transaction_birth(struct transaction *transaction, const void *start, size_t start_length, const void *stop,
+                      size_t stop_length, uint64_t *birth)
+{
+    struct key_range range = {start, stop, start_length, stop_length};
+    return tree_range_birth(transaction->store, transaction->root, &range, birth, &transaction->miss);
+}
+
 uint8_t *transaction_data_in_place(struct transaction *transaction, uint64_t address, uint64_t birth)
 {
     if (transaction->pin_count == PINS_MAX || !transaction->chain || birth <= chain_floor(transaction->chain))

@@ -12,6 +12,8 @@ from cowfs.errors import EXIT_CODE_HELP, CowfsError, ExitCode
 VERBS = {
     "snapshot": "take a snapshot of the volume at DIR",
     "list": "list snapshots",
+    "diff": "show what changed between two snapshots, or since one",
+    "versions": "list the versions of a file",
     "rollback": "make a volume's content a snapshot's again",
     "clone": "make a writable volume of a snapshot",
     "destroy": "delete a snapshot or a volume",

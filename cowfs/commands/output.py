@@ -2,8 +2,14 @@
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterable, Sequence
+
+
+def accept_spans(parser: argparse.ArgumentParser) -> None:
+    """Takes "-5s" for a value, as argparse takes negative numbers, and not for an option."""
+    parser._negative_number_matcher = re.compile(r"-\d")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -388,6 +388,11 @@ static PyMethodDef file_system_methods[] = {
     METHOD("listxattr", binding_listxattr, "($self, /, node)\n--\n\nNames."),
     METHOD("statfs", file_system_statfs,
            "($self, /)\n--\n\n(block_size, blocks, blocks_free, blocks_available, name_length_max)."),
+    METHOD("diff", binding_diff,
+           "($self, /, old_object_id, new_object_id, *, first_inode=0, last_inode=..., limit=1000)"
+           "\n--\n\nWhat differs between two trees, by inode."),
+    METHOD("trace", binding_trace, "($self, /, object_id, path)\n--\n\nWhere a path leads, and since which epoch."),
+    METHOD("object_path", binding_object_path, "($self, /, object_id, inode)\n--\n\nA path of an inode in a tree."),
     METHOD("check", file_system_check, "($self, /, object_id)\n--\n\nProblems in one tree."),
     {0},
 };

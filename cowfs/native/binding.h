@@ -74,4 +74,9 @@ FILE_SYSTEM_METHOD(binding_seek);
 FILE_SYSTEM_METHOD(binding_allocate);
 FILE_SYSTEM_METHOD(binding_copy_range);
 
+/* ---- binding_history.c --------------------------------------------------------------------------------------- */
+FILE_SYSTEM_METHOD(binding_diff);
+FILE_SYSTEM_METHOD(binding_trace);
+FILE_SYSTEM_METHOD(binding_object_path);
+
 #endif

@@ -1,4 +1,5 @@
 /* Directories: entries under the hash of their name, which is the readdir cookie too. */
+#include "differences.h"
 #include "internal.h"
 
 #include <errno.h>
@@ -264,18 +265,34 @@ static int path_body(struct transaction *transaction, void *argument)
     return 0;
 }
 
+/* With the status of the walk: hands the buffer over, or frees it. */
+static int path_finish(struct path_task *task, int status, char **path, size_t *length)
+{
+    if (status != 0) {
+        free(task->buffer);
+        return status;
+    }
+    *length = PATH_LENGTH_MAX - task->start;
+    memmove(task->buffer, task->buffer + task->start, *length);
+    *path = task->buffer;
+    return 0;
+}
+
 int filesystem_path(struct filesystem *filesystem, uint64_t node, char **path, size_t *length)
 {
     struct path_task task = {.buffer = malloc(PATH_LENGTH_MAX)};
     int status = task.buffer == NULL ? -ENOMEM : place_of_node(filesystem, node, &task.place);
     if (status == 0)
         status = place_transact(&task.place, STORE_TRANSACT_READ, path_body, &task);
-    if (status != 0) {
-        free(task.buffer);
-        return status;
-    }
-    *length = PATH_LENGTH_MAX - task.start;
-    memmove(task.buffer, task.buffer + task.start, *length);
-    *path = task.buffer;
-    return 0;
+    return path_finish(&task, status, path, length);
+}
+
+int filesystem_object_path(struct filesystem *filesystem, uint64_t object_id, uint64_t inode, char **path,
+                           size_t *length)
+{
+    struct path_task task = {.place = {.inode = inode}, .buffer = malloc(PATH_LENGTH_MAX)};
+    int status = task.buffer == NULL ? -ENOMEM
+                                     : store_transact(filesystem->store, object_id, STORE_TRANSACT_READ, path_body,
+                                                      &task);
+    return path_finish(&task, status == -ESTALE ? -ENOENT : status, path, length);
 }

@@ -10,10 +10,12 @@ import pytest
 from btree import Storage, Store
 from cowfs._native import FileSystem
 from cowfs.history import (
+    AT_NODE,
     FIRST_COOKIE,
     SNAPSHOTS_NODE,
     SOCKET_NODE,
     TOP_NODE,
+    VERSIONS_NODE,
     VOLUMES_NODE,
     History,
     is_reserved,
@@ -57,8 +59,9 @@ def fails(number: int) -> "pytest.RaisesContext[OSError]":  # type: ignore[name-
 
 
 def test_the_virtual_directories(history: History) -> None:
-    assert names(history, TOP_NODE) == names(history, TOP_NODE, limit=1) == [b"snapshot", b"volume", b"socket"]
-    for node in (TOP_NODE, SNAPSHOTS_NODE, VOLUMES_NODE):
+    top = [b"snapshot", b"volume", b"at", b"versions", b"socket"]
+    assert names(history, TOP_NODE) == names(history, TOP_NODE, limit=1) == top
+    for node in (TOP_NODE, SNAPSHOTS_NODE, VOLUMES_NODE, AT_NODE, VERSIONS_NODE):
         attributes = history.getattr(node)
         assert attributes[0] == node and is_virtual(node) and attributes[1] == stat.S_IFDIR | 0o755
         assert attributes[3:5] == (1234, 5678)
