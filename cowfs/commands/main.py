@@ -14,6 +14,7 @@ VERBS = {
     "list": "list snapshots",
     "diff": "show what changed between two snapshots, or since one",
     "versions": "list the versions of a file",
+    "restore": "bring a file or directory back as it was",
     "rollback": "make a volume's content a snapshot's again",
     "clone": "make a writable volume of a snapshot",
     "destroy": "delete a snapshot or a volume",

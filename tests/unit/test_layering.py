@@ -19,7 +19,7 @@ LAYERS = (
     {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties", "cowfs.retention"},
     {"cowfs.travel", "cowfs.differences"},
     {"cowfs.mappings", "cowfs.mounting"},
-    {"cowfs.client", "cowfs.pools", "cowfs.volumes"},
+    {"cowfs.client", "cowfs.pools", "cowfs.volumes", "cowfs.restore"},
     {"cowfs.versions"},
     {"cowfs.history", "cowfs.schedule", "cowfs.travel_verbs"},
     {"cowfs.operations", "cowfs.serving", "cowfs.control"},
