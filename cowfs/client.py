@@ -168,6 +168,21 @@ class Client:
         result: dict[str, Any] = self.request("rollback", name=name, volume=self.volume)
         return result
 
+    def undo(self) -> dict[str, Any]:
+        """Takes the last rollback (or redo) back. The result is that of rollback()."""
+        result: dict[str, Any] = self.request("undo", volume=self.volume)
+        return result
+
+    def redo(self) -> dict[str, Any]:
+        """Takes the last undo back."""
+        result: dict[str, Any] = self.request("redo", volume=self.volume)
+        return result
+
+    def log(self) -> dict[str, Any]:
+        """What happened to the volume as a whole ("events"), and the snapshots that "undo" and "redo" lead to."""
+        result: dict[str, Any] = self.request("log", volume=self.volume)
+        return result
+
     def destroy(self, name: str) -> None:
         """Deletes a snapshot."""
         self.request("destroy", name=name, volume=self.volume)

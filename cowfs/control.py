@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import trio
 
 from cowfs.errors import CowfsError
+from cowfs.heads import find_step
 from cowfs.travel_verbs import TRAVEL_VERBS
 from cowfs.volumes import MountedPool
 
@@ -61,10 +62,24 @@ async def _list(pool: MountedPool, arguments: Arguments) -> object:
 
 
 async def _rollback(pool: MountedPool, arguments: Arguments) -> object:
+    return await _switch(pool, arguments["volume"], "rollback", lambda: str(arguments["name"]))
+
+
+async def _undo(pool: MountedPool, arguments: Arguments) -> object:
+    volume = arguments["volume"]
+    return await _switch(pool, volume, "undo", lambda: find_step(pool, pool.find_volume(volume), "undo").name)
+
+
+async def _redo(pool: MountedPool, arguments: Arguments) -> object:
+    volume = arguments["volume"]
+    return await _switch(pool, volume, "redo", lambda: find_step(pool, pool.find_volume(volume), "redo").name)
+
+
+async def _switch(pool: MountedPool, volume: str | None, kind: str, find: Callable[[], str]) -> object:
     if pool.cache_flush is not None:
         # For the guard. What is written between this and the rollback goes with the tree that it was written to.
         await trio.to_thread.run_sync(pool.flush_cache)
-    result, nodes = pool.roll_back(arguments["volume"], arguments["name"])
+    result, nodes = pool.roll_back(volume, find(), kind)
 
     def finish() -> None:
         pool.announce_rollback(result["guard"]["id"], nodes)
@@ -157,6 +172,8 @@ VERBS: Mapping[str, Verb] = {
                                  "message": ((str,), ""), "tags": ((dict,), {}), "for_ns": ((int,), 0)}),
     "list": Verb(_list, {**_VOLUME, "after": ((int,), 0), "limit": ((int,), 0)}),
     "rollback": Verb(_rollback, {**_VOLUME, "name": _TEXT}),
+    "undo": Verb(_undo, _VOLUME),
+    "redo": Verb(_redo, _VOLUME),
     "clone": Verb(_clone, {**_VOLUME, "name": _TEXT, "clone": _TEXT}),
     "destroy": Verb(_destroy, {**_VOLUME, "name": _TEXT}),
     "destroy_volume": Verb(_destroy_volume, {"volume": _TEXT}),

@@ -14,6 +14,8 @@ from cowfs.errors import CowfsError
 NAME_LENGTH_MAX_BYTES = 255
 ANNOTATION_LENGTH_MAX_BYTES = 512
 GUARD_PREFIX = "before-rollback-to-"
+UNDO_GUARD_PREFIX = "before-undo@"
+REDO_GUARD_PREFIX = "before-redo@"
 
 
 class Target(NamedTuple):
@@ -64,8 +66,11 @@ class NameSource:
         date, _, clock = self.next_name().partition("T")
         return f"{prefix}{date.replace('-', '')}T{clock}"
 
-    def next_guard_name(self, target: str) -> str:
-        """The name of the snapshot that a rollback to `target` takes first. A guard of a guard does not grow."""
+    def next_guard_name(self, target: str, kind: str = "rollback") -> str:
+        """The name of the snapshot that a rollback to `target`, an "undo" or a "redo" takes first. A guard of a guard
+        does not grow."""
+        if kind != "rollback":
+            return (UNDO_GUARD_PREFIX if kind == "undo" else REDO_GUARD_PREFIX) + self.next_name()
         original = target
         while original.startswith(GUARD_PREFIX):
             original = original[len(GUARD_PREFIX) :].rpartition("@")[0] or "guard"

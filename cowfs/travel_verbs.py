@@ -6,6 +6,7 @@ from typing import Any
 
 from cowfs.differences import differences
 from cowfs.errors import CowfsError
+from cowfs.heads import describe_log
 from cowfs.travel import find_reference
 from cowfs.versions import describe_versions
 from cowfs.volumes import MountedPool, describe_snapshot
@@ -49,11 +50,16 @@ def _versions(pool: MountedPool, arguments: Arguments) -> object:
     return describe_versions(pool, pool.find_volume(arguments["volume"]), _path(arguments["path"]))
 
 
+def _log(pool: MountedPool, arguments: Arguments) -> object:
+    return describe_log(pool, pool.find_volume(arguments["volume"]))
+
+
 _VOLUME = ((str, type(None)), None)
 TRAVEL_VERBS: Mapping[str, tuple[Callable[[MountedPool, Arguments], object], Parameters]] = {
     "resolve": (_resolve, {"volume": _VOLUME, "at": ((str,), ...)}),
     "diff": (_diff, {"volume": _VOLUME, "old": ((str,), ""), "new": ((str,), ""), "path": ((str,), ""),
                      "first_inode": ((int,), 0)}),
+    "log": (_log, {"volume": _VOLUME}),
     "versions": (_versions, {"volume": _VOLUME, "path": ((str,), ...)}),
 }
 """The function and the parameters of each: types, and a default or `...` for those that must be given."""

@@ -213,7 +213,7 @@ class MountedPool:
 
     # ---- rollback
 
-    def roll_back(self, volume: str | None, name: str) -> tuple[dict[str, Any], list[int]]:
+    def roll_back(self, volume: str | None, name: str, kind: str = "rollback") -> tuple[dict[str, Any], list[int]]:
         """The volume's content becomes the snapshot's, after flush_cache(). Returns the guard snapshot and the node
         ids of the old tree, of which the kernel has to be told with announce_rollback().
 
@@ -224,7 +224,7 @@ class MountedPool:
         snapshot = self.find_snapshot(volume_id, name)
         while True:
             try:
-                guard = self.store.rollback(volume_id, snapshot.id, self.names.next_guard_name(name))
+                guard = self.store.rollback(volume_id, snapshot.id, self.names.next_guard_name(name, kind))
                 break
             except FileExistsError:
                 continue

@@ -20,7 +20,7 @@ LAYERS = (
     {"cowfs.travel", "cowfs.differences"},
     {"cowfs.mappings", "cowfs.mounting"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes", "cowfs.restore"},
-    {"cowfs.versions"},
+    {"cowfs.versions", "cowfs.heads"},
     {"cowfs.history", "cowfs.schedule", "cowfs.travel_verbs"},
     {"cowfs.operations", "cowfs.serving", "cowfs.control"},
     {"cowfs.daemon"},
