@@ -43,8 +43,8 @@ void catalog_destroy(struct store *store)
         }
         free(chain);
     }
-    for (struct volume *volume = store->volumes, *next; volume; volume = next) {
-        next = volume->next;
+    for (struct volume *volume = volume_after(store, 0), *next; volume; volume = next) {
+        next = volume_after(store, volume->id);
         properties_free(volume);
         free(volume->slots);
         free(volume->name);
@@ -57,25 +57,10 @@ void catalog_destroy(struct store *store)
     free(store->snapshot_by_id);
     free(store->snapshot_by_name);
     free(store->removed_records);
+    catalog_index_destroy(store);
 }
 
 /* ---- looking up ----------------------------------------------------------------------------------------------- */
-
-struct volume *volume_by_id(struct store *store, uint64_t id)
-{
-    struct volume *volume = store->volumes;
-    while (volume && volume->id != id)
-        volume = volume->next;
-    return volume;
-}
-
-static struct volume *volume_by_name(struct store *store, const char *name)
-{
-    struct volume *volume = store->volumes;
-    while (volume && strcmp(volume->name, name) != 0)
-        volume = volume->next;
-    return volume;
-}
 
 static size_t id_slot(const struct store *store, uint64_t id)
 {
@@ -326,6 +311,7 @@ static void chain_unlink(struct store *store, struct chain *chain)
     while (*at != chain)
         at = &(*at)->next;
     *at = chain->next;
+    chain_unindex(store, chain);
     if (chain->saved)
         record_removed(store, SYSTEM_CHAIN, chain->id);
     free(chain);
@@ -459,6 +445,10 @@ struct chain *chain_attach(struct store *store, uint64_t id, struct volume *volu
     if (!chain)
         return NULL;
     chain->id = id;
+    if (chain_index(store, chain) < 0) {
+        free(chain);
+        return NULL;
+    }
     chain->volume = volume;
     chain->origin = origin;
     chain->next = store->chains;
@@ -474,15 +464,11 @@ struct volume *volume_attach(struct store *store, uint64_t id, const char *name)
         return NULL;
     volume->id = id;
     volume->name = strdup(name);
-    if (!volume->name) {
+    if (!volume->name || volume_index(store, volume) < 0) {
+        free(volume->name);
         free(volume);
         return NULL;
     }
-    struct volume **at = &store->volumes;
-    while (*at && (*at)->id < id)
-        at = &(*at)->next;
-    volume->next = *at;
-    *at = volume;
     volume->dirty = true;
     store->catalog_dirty = true;
     return volume;
@@ -620,10 +606,7 @@ int apply_volume_destroy(struct store *store, uint64_t volume_id)
     volume_hide_snapshots(store, volume);
     for (struct chain *chain; (chain = chain_of(store, volume)) != NULL;)
         chain_destroy(store, chain);
-    struct volume **at = &store->volumes;
-    while (*at != volume)
-        at = &(*at)->next;
-    *at = volume->next;
+    volume_unindex(store, volume);
     properties_forget(store, volume);
     if (volume->saved)
         record_removed(store, SYSTEM_VOLUME, volume->id);

@@ -107,17 +107,12 @@ int store_volume_destroy(struct store *store, uint64_t volume_id)
 
 int store_volume_find(struct store *store, const char *name, struct store_volume *out)
 {
-    int result = -ENOENT;
     pthread_mutex_lock(&store->lock);
-    for (const struct volume *volume = store->volumes; volume; volume = volume->next) {
-        if (strcmp(volume->name, name) == 0) {
-            fill_volume(volume, out);
-            result = 0;
-            break;
-        }
-    }
+    const struct volume *volume = volume_by_name(store, name);
+    if (volume)
+        fill_volume(volume, out);
     pthread_mutex_unlock(&store->lock);
-    return result;
+    return volume ? 0 : -ENOENT;
 }
 
 int store_volume_get(struct store *store, uint64_t volume_id, struct store_volume *out)
@@ -133,9 +128,7 @@ int store_volume_get(struct store *store, uint64_t volume_id, struct store_volum
 int store_volume_next(struct store *store, uint64_t after_id, struct store_volume *out)
 {
     pthread_mutex_lock(&store->lock);
-    const struct volume *volume = store->volumes;
-    while (volume && volume->id <= after_id)
-        volume = volume->next;
+    const struct volume *volume = volume_after(store, after_id);
     if (volume)
         fill_volume(volume, out);
     pthread_mutex_unlock(&store->lock);

@@ -163,7 +163,8 @@ int catalog_freeze(struct store *store)
                         -1))
             result = -ENOMEM;
     store->removed_count = 0;
-    for (struct volume *volume = store->volumes; volume && result == 0; volume = volume->next) {
+    for (struct volume *volume = volume_after(store, 0); volume && result == 0;
+         volume = volume_after(store, volume->id)) {
         if (volume->dirty)
             result = volume_save(checkpoint, volume);
         if (result == 0)
@@ -204,7 +205,7 @@ static int volume_load(struct store *store, uint64_t id, const uint8_t *value, s
 {
     char name[STORE_NAME_LENGTH_MAX + 1];
     if (id >= store->next_object_id || length <= VOLUME_NAME ||
-        !name_load(name, value + VOLUME_NAME, length - VOLUME_NAME))
+        !name_load(name, value + VOLUME_NAME, length - VOLUME_NAME) || volume_by_name(store, name))
         return -EUCLEAN;
     struct volume *volume = volume_attach(store, id, name);
     if (!volume)
@@ -215,14 +216,6 @@ static int volume_load(struct store *store, uint64_t id, const uint8_t *value, s
     volume->dirty = false;
     volume->saved = true;
     return 0;
-}
-
-static struct chain *chain_by_id(struct store *store, uint64_t id)
-{
-    struct chain *chain = store->chains;
-    while (chain && chain->id != id)
-        chain = chain->next;
-    return chain;
 }
 
 static int chain_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)

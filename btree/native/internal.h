@@ -141,7 +141,6 @@ struct volume {
     uint64_t created_ns;
     uint64_t generation;
     uint64_t origin_snapshot_id;
-    struct volume *next; /* by ascending id */
     struct chain *head;
     struct snapshot_slot *slots; /* ascending ids, visible snapshots of all its chains */
     size_t slot_count, slot_capacity, slot_live;
@@ -150,6 +149,16 @@ struct volume {
     bool dirty;
     bool saved;
     char *name;
+};
+
+struct id_entry {
+    uint64_t id;
+    void *object;
+};
+
+struct id_table {
+    struct id_entry *items; /* ascending ids */
+    size_t count, capacity;
 };
 
 enum queue_kind { QUEUE_MERGE = 1, QUEUE_WALK = 2, QUEUE_DROP = 3 };
@@ -339,7 +348,9 @@ struct store {
     struct page_item *scratch_items;
 
     /* catalog */
-    struct volume *volumes;
+    struct id_table volume_table, chain_table;
+    struct volume **volume_names; /* those of volume_table by ascending name */
+    size_t volume_names_capacity;
     struct chain *chains;
     struct chain system_chain;
     struct snapshot **snapshot_by_id, **snapshot_by_name;
@@ -593,7 +604,6 @@ void superblock_describe(struct store *store, struct superblock *out);
 int catalog_create(struct store *store);
 void catalog_destroy(struct store *store);
 int catalog_load(struct store *store, struct store_failure *failure);
-struct volume *volume_by_id(struct store *store, uint64_t id);
 struct snapshot *snapshot_by_id(struct store *store, uint64_t id);
 struct snapshot *snapshot_by_name(struct store *store, const struct volume *volume, const char *name);
 /* First slot with id >= the given one. */
@@ -626,6 +636,19 @@ int catalog_end_change(struct store *store, int result);
 struct chain *chain_attach(struct store *store, uint64_t id, struct volume *volume, struct snapshot *origin);
 struct volume *volume_attach(struct store *store, uint64_t id, const char *name);
 struct snapshot *snapshot_attach(struct store *store, struct chain *chain, uint64_t id, const char *name, bool hidden);
+
+/* ---- catalog_index.c ------------------------------------------------------------------------------------------ */
+struct volume *volume_by_id(struct store *store, uint64_t id);
+struct volume *volume_by_name(struct store *store, const char *name);
+/* The one with the least id above the given one. */
+struct volume *volume_after(struct store *store, uint64_t id);
+struct chain *chain_by_id(struct store *store, uint64_t id);
+/* 0 or -ENOMEM. Name and id are set, and there is none of either yet. */
+int volume_index(struct store *store, struct volume *volume);
+void volume_unindex(struct store *store, const struct volume *volume);
+int chain_index(struct store *store, struct chain *chain);
+void chain_unindex(struct store *store, const struct chain *chain);
+void catalog_index_destroy(struct store *store);
 
 /* ---- catalog_save.c ------------------------------------------------------------------------------------------- */
 /* Under the store lock, at a checkpoint's freeze: gathers every changed record into the checkpoint. */

@@ -332,8 +332,9 @@ void store_statistics(struct store *store, struct store_statistics *out)
     out->checkpoint_sequence = store->checkpoint_sequence;
     out->dead_blocks = store->bucket_blocks_total + store->dead_pending_blocks;
     out->pending_blocks = store->pending_free_blocks;
-    for (const struct volume *volume = store->volumes; volume; volume = volume->next) {
-        out->volume_count++;
+    out->volume_count = store->volume_table.count;
+    for (size_t i = 0; i < store->volume_table.count; i++) {
+        const struct volume *volume = store->volume_table.items[i].object;
         out->snapshot_count += volume->slot_live;
     }
     out->deletion_queue_length = store->queue_length;

@@ -132,7 +132,8 @@ uint64_t transaction_epoch(const struct transaction *transaction);
  * in an earlier transaction finds out by it whether the volume still has that content's successor. */
 uint64_t transaction_generation(const struct transaction *transaction);
 
-/* Raises *birth to the greatest birth of a leaf that holds keys with start <= key < stop, when that is greater. Every
+/* Raises *birth to the greatest birth of a leaf that holds keys with start <= key < stop, when that is greater, or to
+ * an earlier epoch of which no snapshot of the tree's chain tells the difference. Every
  * snapshot of this tree's chain between that epoch and this tree has the same items there, as long as each change of
  * the range changes or removes one of its present items. The cost follows what is younger than *birth. */
 int transaction_birth(struct transaction *transaction, const void *start, size_t start_length, const void *stop,

@@ -139,8 +139,9 @@ static int node_birth(struct store *store, const struct tree_pointer *pointer, u
             *birth = node->birth;
         return 0;
     }
-    /* A node is at least as young as all that is below it. The youngest child first: mostly its birth is the answer,
-     * and the others need no look. */
+    /* No snapshot of this tree's line came between a node's birth and that of anything younger below it: the node could
+     * have been changed in place still. So what is below an old node needs no look. The youngest child first: mostly
+     * its birth is the answer. */
     uint16_t first = page_find_child(node->page, range->start, range->start_length), youngest = first;
     struct tree_pointer child, best = {0};
     for (uint16_t slot = first; slot < count && (slot == first || slot_before_stop(node->page, slot, range)); slot++) {
