@@ -6,8 +6,29 @@
 
 #include "internal.h"
 
-/* A checkpoint stops taking queue items when the system tree has this much unwritten; the rest waits for the next. */
-#define QUEUE_DIRTY_BYTES_MAX (24u << 20)
+/* What is left of an item when a checkpoint has done its share waits for the next one. The share ends when the system
+ * tree has so much unwritten, or after so many steps (an entry swept, a node read, of a leaf 21): 24 MiB and 131,072
+ * with the default limit of dirty bytes. That is about half a second of work beside the foreground. */
+#define QUEUE_DIRTY_DIVISOR 2u
+#define QUEUE_STEPS_DIVISOR 384u
+#define QUEUE_UNFINISHED 1
+
+static uint64_t system_dirty_count(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t count = store->system_dirty_count;
+    pthread_mutex_unlock(&store->lock);
+    return count;
+}
+
+static bool share_is_done(struct store *store)
+{
+    const struct checkpoint *checkpoint = &store->checkpoint;
+    if (checkpoint->queue_steps >= store->dirty_bytes_max / QUEUE_STEPS_DIVISOR)
+        return true;
+    return system_dirty_count(store) * store->node_size >=
+           checkpoint->queue_first_dirty * store->node_size + store->dirty_bytes_max / QUEUE_DIRTY_DIVISOR;
+}
 
 struct bucket {
     uint64_t id, storage, entries, blocks;
@@ -111,12 +132,16 @@ int queue_spill(struct store *store, const struct spilled_bucket *spill)
 
 /* What to do with each entry of a bucket's storage whose birth is at least `from_birth`. */
 enum dead_action { DEAD_FREE, DEAD_FORGET, DEAD_MOVE };
+#define SWEEPS_PER_LOOK 64u
 
+/* QUEUE_UNFINISHED when the checkpoint's share is done before; both buckets then say what is where. */
 static int dead_sweep(struct store *store, struct bucket *bucket, uint64_t from_birth, enum dead_action action,
                       struct bucket *into)
 {
     struct system_item item;
-    for (;;) {
+    for (unsigned swept = 0;; swept++, store->checkpoint.queue_steps++) {
+        if (swept % SWEEPS_PER_LOOK == SWEEPS_PER_LOOK - 1 && share_is_done(store))
+            return QUEUE_UNFINISHED;
         dead_key(item.key, bucket->storage, from_birth, 0);
         item.key_length = DEAD_KEY_LENGTH;
         int result = system_seek(store, &item);
@@ -149,6 +174,12 @@ static int dead_sweep(struct store *store, struct bucket *bucket, uint64_t from_
     }
 }
 
+/* What an item's work comes to after its bucket was saved too. */
+static int saved_result(int result, int saved)
+{
+    return result < 0 || saved == 0 ? result : saved;
+}
+
 static int queue_merge(struct store *store, const struct queue_item *item)
 {
     struct bucket bucket, target;
@@ -160,18 +191,21 @@ static int queue_merge(struct store *store, const struct queue_item *item)
         result = dead_sweep(store, &bucket, 0, DEAD_FORGET, NULL);
     if (result == 0 && bucket.entries) {
         result = bucket_load(store, item->target, &target);
-        if (result == 0 && bucket.entries > target.entries) { /* the smaller one moves */
-            uint64_t storage = bucket.storage;
+        /* The smaller one moves. What is in the target is not younger than `floor_epoch`, so nothing of it is freed when
+         * the item is taken up again after some of it has moved. */
+        bool swapped = result == 0 && bucket.entries > target.entries;
+        if (swapped)
             result = dead_sweep(store, &target, 0, DEAD_MOVE, &bucket);
-            target = (struct bucket){item->target, storage, bucket.entries, bucket.blocks};
-            bucket.entries = bucket.blocks = 0;
-        } else if (result == 0) {
+        else if (result == 0)
             result = dead_sweep(store, &bucket, 0, DEAD_MOVE, &target);
+        if (result == 0 && swapped) {
+            target = (struct bucket){item->target, bucket.storage, bucket.entries, bucket.blocks};
+            bucket.entries = bucket.blocks = 0;
         }
-        if (result == 0)
-            result = bucket_save(store, &target);
+        if (result >= 0)
+            result = saved_result(result, bucket_save(store, &target));
     }
-    return result < 0 ? result : bucket_save(store, &bucket);
+    return saved_result(result, bucket_save(store, &bucket));
 }
 
 static int queue_drop(struct store *store, const struct queue_item *item)
@@ -180,7 +214,30 @@ static int queue_drop(struct store *store, const struct queue_item *item)
     int result = bucket_load(store, item->bucket, &bucket);
     if (result == 0 && bucket.entries)
         result = dead_sweep(store, &bucket, 0, DEAD_FORGET, NULL);
-    return result < 0 ? result : bucket_save(store, &bucket);
+    return saved_result(result, bucket_save(store, &bucket));
+}
+
+/* What a leaf counts for: about as many extents. */
+#define WALK_LEAF_STEPS 20u
+
+/* A subtree that this checkpoint does not get to becomes an item of its own, next in turn. */
+static int walk_later(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch)
+{
+    struct checkpoint *checkpoint = &store->checkpoint;
+    struct queue_item *item = calloc(1, sizeof *item), *current = checkpoint->queue;
+    if (!item)
+        return -ENOMEM;
+    item->kind = QUEUE_WALK;
+    item->root = (struct tree_root){*pointer, level};
+    item->floor_epoch = floor_epoch;
+    item->next = current->next;
+    current->next = item;
+    pthread_mutex_lock(&store->lock);
+    item->id = store->next_queue_id++;
+    store->queue_length++;
+    pthread_mutex_unlock(&store->lock);
+    checkpoint->next_queue_id = item->id + 1;
+    return 0;
 }
 
 /* Frees what was born after `floor_epoch` below and at a node. An older node cannot hold younger ones. */
@@ -190,6 +247,7 @@ static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t
     if (pointer->birth <= floor_epoch)
         return 0;
     uint8_t *page = malloc(store->node_size);
+    store->checkpoint.queue_steps += 1u + (level == 0 ? WALK_LEAF_STEPS : 0u);
     int result = page ? cache_copy_page(store, pointer, level, page) : -ENOMEM;
     for (uint16_t slot = 0; result == 0 && slot < page_count(page); slot++) {
         struct page_item item;
@@ -197,7 +255,10 @@ static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t
         if (level > 0) {
             struct tree_pointer child;
             pointer_load(item.value, &child);
-            result = walk(store, &child, (uint8_t)(level - 1), floor_epoch);
+            if (child.birth <= floor_epoch)
+                continue;
+            result = share_is_done(store) ? walk_later(store, &child, (uint8_t)(level - 1), floor_epoch)
+                                          : walk(store, &child, (uint8_t)(level - 1), floor_epoch);
         } else if (item.kind == STORE_VALUE_EXTENT) {
             struct store_extent extent;
             result = store_extent_decode(item.value, item.value_length, &extent);
@@ -235,21 +296,17 @@ static int queue_do(struct store *store, struct queue_item *item)
     return walk(store, &item->root.pointer, item->root.level, item->floor_epoch);
 }
 
-static uint64_t system_dirty_bytes(struct store *store)
-{
-    pthread_mutex_lock(&store->lock);
-    uint64_t bytes = (uint64_t)store->system_dirty_count * store->node_size;
-    pthread_mutex_unlock(&store->lock);
-    return bytes;
-}
-
 int queue_work(struct store *store)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
-    while (checkpoint->queue && system_dirty_bytes(store) <= QUEUE_DIRTY_BYTES_MAX) {
+    checkpoint->queue_steps = 0;
+    checkpoint->queue_first_dirty = system_dirty_count(store);
+    while (checkpoint->queue && !share_is_done(store)) {
         struct queue_item *item = checkpoint->queue;
         int result = queue_do(store, item);
         uint8_t key[9];
+        if (result == QUEUE_UNFINISHED)
+            break;
         if (result == 0 && item->saved)
             result = system_delete(store, key, system_key(key, SYSTEM_QUEUE, item->id));
         if (result < 0)

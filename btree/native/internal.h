@@ -292,6 +292,7 @@ struct checkpoint {
     struct spilled_bucket *spills;
     size_t spill_count, spill_capacity;
     struct queue_item *queue;
+    uint64_t queue_steps, queue_first_dirty; /* of the queue's share; the system tree's unwritten nodes before it */
     struct range_list frees;      /* reusable once this checkpoint is durable */
     uint64_t pending_blocks;      /* of those, what free_later() counted */
     struct node **written;        /* pinned until the end */

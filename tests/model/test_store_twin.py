@@ -254,6 +254,12 @@ class RandomRun:
             pair.volume_destroy(volume_id)
         for _ in range(4):
             pair.checkpoint()
+        while (statistics := pair.store.statistics())["deletion_queue_length"]:
+            before = statistics["dead_blocks"] + statistics["used_blocks"]
+            pair.checkpoint()
+            statistics = pair.store.statistics()
+            assert statistics["dead_blocks"] + statistics["used_blocks"] < before, "a checkpoint does nothing"
+        pair.checkpoint()
         statistics = pair.store.statistics()
         assert statistics["deletion_queue_length"] == 0
         assert statistics["dead_blocks"] == 0
