@@ -470,6 +470,12 @@ static PyMethodDef store_methods[] = {
     METHOD("rollback", binding_rollback, WITH_KEYWORDS,
            "rollback($self, /, volume_id, snapshot_id, guard_name)\n--\n\n"
            "Gives the volume the snapshot's content; returns the guard snapshot of what it was."),
+    METHOD("snapshots_space", binding_snapshots_space, WITH_KEYWORDS,
+           "snapshots_space($self, /, snapshot_ids)\n--\n\nBlocks that deleting all of them would free."),
+    METHOD("snapshots_unique", binding_snapshots_unique, WITH_KEYWORDS,
+           "snapshots_unique($self, /, snapshot_ids)\n--\n\nBlocks that deleting each alone would free."),
+    METHOD("snapshot_written", binding_snapshot_written, WITH_KEYWORDS,
+           "snapshot_written($self, /, snapshot_id, items_max)\n--\n\nBlocks of data that it brought."),
     METHOD("property_set", binding_property_set, WITH_KEYWORDS,
            "property_set($self, /, volume_id, name, value)\n--\n\nAn empty value removes it."),
     METHOD("property_get", binding_property_get, WITH_KEYWORDS,

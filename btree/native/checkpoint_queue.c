@@ -72,9 +72,7 @@ static int bucket_save(struct store *store, const struct bucket *bucket)
     return system_put(store, key, key_length, value, sizeof value);
 }
 
-#define DEAD_KEY_LENGTH 25u
-
-static void dead_key(uint8_t *key, uint64_t storage, uint64_t birth, uint64_t address)
+void dead_key(uint8_t *key, uint64_t storage, uint64_t birth, uint64_t address)
 {
     key[0] = SYSTEM_DEAD;
     save64_big(key + 1, storage);
@@ -191,8 +189,8 @@ static int queue_merge(struct store *store, const struct queue_item *item)
         result = dead_sweep(store, &bucket, 0, DEAD_FORGET, NULL);
     if (result == 0 && bucket.entries) {
         result = bucket_load(store, item->target, &target);
-        /* The smaller one moves. What is in the target is not younger than `floor_epoch`, so nothing of it is freed when
-         * the item is taken up again after some of it has moved. */
+        /* The smaller one moves. What is in the target is not younger than `floor_epoch`, so nothing of it is freed
+         * when the item is taken up again after some of it has moved. */
         bool swapped = result == 0 && bucket.entries > target.entries;
         if (swapped)
             result = dead_sweep(store, &target, 0, DEAD_MOVE, &bucket);

@@ -165,7 +165,8 @@ static int diff_some(struct diff *diff, uint64_t old_id, uint64_t new_id, store_
     uint16_t emitted_length = 0;
     int result = 0;
     bool any = false;
-    const struct tree_root *old_root = object_root(diff->store, old_id, &chain);
+    static const struct tree_root empty;
+    const struct tree_root *old_root = old_id ? object_root(diff->store, old_id, &chain) : &empty;
     const struct tree_root *new_root = object_root(diff->store, new_id, &chain);
     if (!old_root || !new_root)
         return -ENOENT;

@@ -708,6 +708,9 @@ int checkpoint_run(struct store *store, bool clean);
 /* Inside a checkpoint: dead entries into their buckets, and the deletion queue, in the system tree. */
 int queue_spill(struct store *store, const struct spilled_bucket *spill);
 int queue_work(struct store *store);
+/* [4][storage id][birth][address] */
+#define DEAD_KEY_LENGTH 25u
+void dead_key(uint8_t *key, uint64_t storage, uint64_t birth, uint64_t address);
 void checkpoint_destroy(struct store *store);
 /* ---- maintenance.c -------------------------------------------------------------------------------------------- */
 int maintenance_start(struct store *store);

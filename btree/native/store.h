@@ -265,6 +265,14 @@ int store_snapshot_since(struct store *store, uint64_t object_id, uint64_t epoch
 /* The name is free at once, space comes back in the background. -EBUSY when held. A snapshot with clones is hidden
  * and goes with its last clone. */
 int store_snapshot_delete(struct store *store, uint64_t snapshot_id);
+/* Blocks that come free when these snapshots (ids without repetition) are deleted, exactly, those of trees included:
+ * origins of clones stay. Writes a checkpoint. -ENOENT when one is not there. */
+int store_snapshots_space(struct store *store, const uint64_t *snapshot_ids, size_t count, uint64_t *blocks);
+/* The same for each of them alone, without a checkpoint: nodes that are not written yet do not count. UINT64_MAX for
+ * what is not there or not known before the next checkpoint. */
+int store_snapshots_unique(struct store *store, const uint64_t *snapshot_ids, size_t count, uint64_t *blocks);
+/* Blocks of data that the snapshot has and the one before did not; -E2BIG when more than so many items differ. */
+int store_snapshot_written(struct store *store, uint64_t snapshot_id, uint64_t items_max, uint64_t *blocks);
 /* Replaces hold count and annotation (bytes the store does not look into). */
 int store_snapshot_annotate(struct store *store, uint64_t snapshot_id, uint32_t hold_count, const void *annotation,
                             size_t annotation_length);
@@ -306,7 +314,7 @@ int store_head_next(struct store *store, uint64_t volume_id, uint64_t after_id, 
 /* Called for each key whose value differs, in key order; old or new is NULL where absent. Non-zero stops the walk and
  * is returned. Runs under the store lock, may see restarts only between keys (never the same key twice). */
 typedef int (*store_difference)(void *argument, const struct store_item *old_item, const struct store_item *new_item);
-/* Keys >= start (may be NULL). Subtrees that both share are skipped unread. */
+/* Old object 0: an empty tree. Keys >= start (may be NULL). Subtrees that both share are skipped unread. */
 int store_diff(struct store *store, uint64_t old_object_id, uint64_t new_object_id, const void *start,
                size_t start_length, store_difference callback, void *argument);
 
