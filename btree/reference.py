@@ -358,9 +358,14 @@ class ReferenceStore:
     def snapshot_get(self, snapshot_id: int) -> SnapshotInfo:
         return self._snapshot_info(self._snapshot(snapshot_id))
 
-    def snapshots(self, volume_id: int, *, after_id: int = 0, limit: int = 0) -> list[SnapshotInfo]:
+    def snapshots(
+        self, volume_id: int, *, after_id: int = 0, before_id: int = 0, limit: int = 0
+    ) -> list[SnapshotInfo]:
         self._volume(volume_id)
-        found = [self._snapshot_info(each) for each in self._visible_snapshots(volume_id) if each.id > after_id]
+        visible = self._visible_snapshots(volume_id)
+        if before_id:
+            visible = [each for each in reversed(visible) if each.id < before_id]
+        found = [self._snapshot_info(each) for each in visible if each.id > after_id]
         return found[:limit] if limit else found
 
     def snapshot_delete(self, snapshot_id: int) -> None:

@@ -20,6 +20,7 @@ from cowfs.errors import CowfsError
 
 _RECEIVE_LENGTH_BYTES = 1 << 16
 _PAGE_LENGTH = 1000
+_ID_MAX = (1 << 63) - 1
 # The node id of `.cowfs`, which is its inode number: the highest view, first node (cowfs.history).
 _TOP_INODE_NUMBER = ((1 << 23) - 1) << 40 | 1
 
@@ -149,13 +150,20 @@ class Client:
                                               tags=tags or {}, for_ns=for_ns)
         return result
 
-    def iterate(self) -> Iterator[dict[str, Any]]:
-        """The volume's snapshots, oldest first, fetched in pages."""
-        after = 0
-        while page := self.request("list", after=after, limit=_PAGE_LENGTH, volume=self.volume):
+    def iterate(self, *, sizes: bool = False, limit: int = 0, after: int = 0,
+                newest_first: bool = False) -> Iterator[dict[str, Any]]:
+        """The volume's snapshots, oldest first, fetched in pages; at most `limit`, and only those after (newest first:
+        before) the one with the id `after`. With `sizes` also what each brought and what destroying it alone would
+        free."""
+        left = limit or 1 << 62
+        while left > 0:
+            wanted = min(left, _PAGE_LENGTH)
+            where = {"before": after or _ID_MAX} if newest_first else {"after": after}
+            page = self.request("list", limit=wanted, sizes=sizes, volume=self.volume, **where)
             yield from page
-            if len(page) < _PAGE_LENGTH:
+            if len(page) < wanted:
                 return
+            left -= wanted
             after = page[-1]["id"]
 
     def list(self) -> list[dict[str, Any]]:
@@ -186,6 +194,15 @@ class Client:
     def destroy(self, name: str) -> None:
         """Deletes a snapshot."""
         self.request("destroy", name=name, volume=self.volume)
+
+    def destroy_many(self, target: str = "*", *, older_than_ns: int = 0, keep: str = "",
+                     dry_run: bool = False) -> dict[str, Any]:
+        """Deletes what `target` (a name, FIRST..LAST, a pattern) and the other conditions select: those that are older
+        than so long, those that a retention rule does not keep. The result has count, names (the first 1000), held
+        (the same), and with `dry_run`, which deletes nothing, freed_bytes."""
+        result: dict[str, Any] = self.request("destroy_many", target=target, older_than_ns=older_than_ns, keep=keep,
+                                              dry_run=dry_run, volume=self.volume)
+        return result
 
     def hold(self, name: str, tag: str) -> dict[str, Any]:
         """Keeps a snapshot from being destroyed until the hold of this tag is released."""

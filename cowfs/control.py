@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import trio
 
+from cowfs.deletion import Selection, destroy_selected
 from cowfs.errors import CowfsError
 from cowfs.heads import find_step
 from cowfs.travel_verbs import TRAVEL_VERBS
-from cowfs.volumes import MountedPool
+from cowfs.volumes import MountedPool, describe_snapshot
 
 log = logging.getLogger("cowfs")
 
@@ -57,8 +58,15 @@ async def _snapshot(pool: MountedPool, arguments: Arguments) -> object:
 
 
 async def _list(pool: MountedPool, arguments: Arguments) -> object:
-    return await trio.to_thread.run_sync(
-        pool.list_snapshots, arguments["volume"], arguments["after"], arguments["limit"])
+    def find() -> object:
+        return pool.list_snapshots(arguments["volume"], arguments["after"], arguments["before"], arguments["limit"],
+                                   sizes=arguments["sizes"])
+
+    return await trio.to_thread.run_sync(find)
+
+
+async def _find(pool: MountedPool, arguments: Arguments) -> object:
+    return describe_snapshot(pool.find_snapshot(pool.find_volume(arguments["volume"]), arguments["name"]))
 
 
 async def _rollback(pool: MountedPool, arguments: Arguments) -> object:
@@ -103,6 +111,14 @@ async def _destroy(pool: MountedPool, arguments: Arguments) -> object:
 
     await trio.to_thread.run_sync(destroy)
     return {"destroyed": name}
+
+
+async def _destroy_many(pool: MountedPool, arguments: Arguments) -> object:
+    def destroy() -> object:
+        wanted = Selection(arguments["target"], arguments["older_than_ns"], arguments["keep"])
+        return destroy_selected(pool, arguments["volume"], wanted, dry_run=arguments["dry_run"])
+
+    return await trio.to_thread.run_sync(destroy)
 
 
 async def _destroy_volume(pool: MountedPool, arguments: Arguments) -> object:
@@ -170,12 +186,16 @@ def _in_thread(serve: Callable[[MountedPool, Arguments], object]) -> Callable[[M
 VERBS: Mapping[str, Verb] = {
     "snapshot": Verb(_snapshot, {**_VOLUME, "name": _OPTIONAL_TEXT, "sync": ((bool,), True),
                                  "message": ((str,), ""), "tags": ((dict,), {}), "for_ns": ((int,), 0)}),
-    "list": Verb(_list, {**_VOLUME, "after": ((int,), 0), "limit": ((int,), 0)}),
+    "list": Verb(_list, {**_VOLUME, "after": ((int,), 0), "before": ((int,), 0), "limit": ((int,), 0),
+                         "sizes": ((bool,), False)}),
+    "find": Verb(_find, {**_VOLUME, "name": _TEXT}),
     "rollback": Verb(_rollback, {**_VOLUME, "name": _TEXT}),
     "undo": Verb(_undo, _VOLUME),
     "redo": Verb(_redo, _VOLUME),
     "clone": Verb(_clone, {**_VOLUME, "name": _TEXT, "clone": _TEXT}),
     "destroy": Verb(_destroy, {**_VOLUME, "name": _TEXT}),
+    "destroy_many": Verb(_destroy_many, {**_VOLUME, "target": _TEXT, "older_than_ns": ((int,), 0),
+                                         "keep": ((str,), ""), "dry_run": ((bool,), False)}),
     "destroy_volume": Verb(_destroy_volume, {"volume": _TEXT}),
     "hold": Verb(_hold, {**_VOLUME, "name": _TEXT, "tag": _TEXT}),
     "release": Verb(_release, {**_VOLUME, "name": _TEXT, "tag": _TEXT}),

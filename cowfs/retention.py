@@ -81,6 +81,29 @@ def check_every(text: str) -> str:
     return text
 
 
+class RuleFilter:
+    """The rule applied to snapshots in one go, oldest first, whatever their names are."""
+
+    def __init__(self, rule: Rule, now_ns: int) -> None:
+        self._rule = rule
+        self._now_ns = now_ns
+        self._buckets: list[int | None] = [None] * len(rule)
+
+    def keeps(self, created_ns: int) -> bool:
+        for boundary, span in enumerate(self._rule):
+            if span.age_ns is None or created_ns + span.age_ns > self._now_ns:
+                return True
+            if boundary + 1 == len(self._rule):
+                return False
+            every_ns = self._rule[boundary + 1].every_ns
+            if every_ns:
+                bucket = created_ns // every_ns
+                if bucket == self._buckets[boundary]:
+                    return False
+                self._buckets[boundary] = bucket
+        return True
+
+
 class Thinner:
     """Thins one volume's automatic snapshots by a rule, in steps.
 

@@ -460,7 +460,7 @@ static PyMethodDef store_methods[] = {
     METHOD("snapshot_get", binding_snapshot_get, WITH_KEYWORDS,
            "snapshot_get($self, /, snapshot_id)\n--\n\nBy id; ENOENT."),
     METHOD("snapshots", binding_snapshots, WITH_KEYWORDS,
-           "snapshots($self, /, volume_id, *, after_id=0, limit=0)\n--\n\nA volume's snapshots by id."),
+           "snapshots($self, /, volume_id, *, after_id=0, before_id=0, limit=0)\n--\n\nA volume's snapshots by id."),
     METHOD("snapshot_delete", binding_snapshot_delete, WITH_KEYWORDS,
            "snapshot_delete($self, /, snapshot_id)\n--\n\nEBUSY when held."),
     METHOD("snapshot_annotate", binding_snapshot_annotate, WITH_KEYWORDS,

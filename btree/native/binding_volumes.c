@@ -257,19 +257,21 @@ STORE_METHOD(binding_snapshot_get)
 
 #define SNAPSHOT_BATCH 64u /* about 50 KiB of struct store_snapshot for each release of the GIL */
 
-/* Fills the batch with snapshots after *after_id. 0, or a negative errno; fewer than `wanted` mean the end. */
-static int snapshots_fetch(struct store *store, uint64_t volume_id, uint64_t *after_id, struct store_snapshot *batch,
-                           size_t wanted, size_t *count)
+/* Fills the batch with snapshots after *cursor, or descending with those before it. 0, or a negative errno; fewer than
+ * `wanted` mean the end. */
+static int snapshots_fetch(struct store *store, uint64_t volume_id, uint64_t *cursor, bool descending,
+                           struct store_snapshot *batch, size_t wanted, size_t *count)
 {
     int result = 0;
 
     *count = 0;
     while (*count < wanted) {
-        result = store_snapshot_next(store, volume_id, *after_id, &batch[*count]);
+        result = descending ? store_snapshot_previous(store, volume_id, *cursor, &batch[*count])
+                            : store_snapshot_next(store, volume_id, *cursor, &batch[*count]);
         if (result < 0) {
             break;
         }
-        *after_id = batch[*count].id;
+        *cursor = batch[*count].id;
         (*count)++;
     }
     return result == -ENOENT ? 0 : result;
@@ -277,19 +279,21 @@ static int snapshots_fetch(struct store *store, uint64_t volume_id, uint64_t *af
 
 STORE_METHOD(binding_snapshots)
 {
-    static char *names[] = {"volume_id", "after_id", "limit", NULL};
+    static char *names[] = {"volume_id", "after_id", "before_id", "limit", NULL};
     struct store_snapshot *batch = NULL;
     struct store_volume volume;
     PyObject *list = NULL;
     uint64_t volume_id = 0;
-    uint64_t after_id = 0;
+    uint64_t cursor = 0;
+    uint64_t before_id = 0;
     uint64_t limit = 0;
     size_t wanted = SNAPSHOT_BATCH;
     size_t count = 0;
     int result;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&|$O&O&:snapshots", names, binding_convert_u64,
-                                     &volume_id, binding_convert_u64, &after_id, binding_convert_u64, &limit)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&|$O&O&O&:snapshots", names, binding_convert_u64,
+                                     &volume_id, binding_convert_u64, &cursor, binding_convert_u64, &before_id,
+                                     binding_convert_u64, &limit)) {
         return NULL;
     }
     if (!gate_enter(&self->gate, "Store")) {
@@ -303,6 +307,9 @@ STORE_METHOD(binding_snapshots)
         binding_raise(result);
         goto done;
     }
+    if (before_id > 0) {
+        cursor = before_id;
+    }
     batch = malloc(SNAPSHOT_BATCH * sizeof(*batch));
     list = PyList_New(0);
     if (batch == NULL || list == NULL) {
@@ -315,7 +322,7 @@ STORE_METHOD(binding_snapshots)
 
         wanted = left < SNAPSHOT_BATCH ? (size_t)left : SNAPSHOT_BATCH;
         Py_BEGIN_ALLOW_THREADS
-        result = snapshots_fetch(self->store, volume_id, &after_id, batch, wanted, &count);
+        result = snapshots_fetch(self->store, volume_id, &cursor, before_id > 0, batch, wanted, &count);
         Py_END_ALLOW_THREADS
         if (result < 0) {
             Py_CLEAR(list);

@@ -275,3 +275,20 @@ int store_snapshot_next(struct store *store, uint64_t volume_id, uint64_t after_
     pthread_mutex_unlock(&store->lock);
     return result;
 }
+
+int store_snapshot_previous(struct store *store, uint64_t volume_id, uint64_t before_id, struct store_snapshot *out)
+{
+    int result = -ENOENT;
+    pthread_mutex_lock(&store->lock);
+    const struct volume *volume = volume_by_id(store, volume_id);
+    if (volume) {
+        for (size_t at = volume_slot(volume, before_id); at-- > 0 && result < 0;) {
+            if (volume->slots[at].snapshot) {
+                fill_snapshot(volume->slots[at].snapshot, out);
+                result = 0;
+            }
+        }
+    }
+    pthread_mutex_unlock(&store->lock);
+    return result;
+}

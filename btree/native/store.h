@@ -262,6 +262,8 @@ int store_snapshot_before(struct store *store, uint64_t volume_id, uint64_t befo
 /* Id of the oldest snapshot between an epoch and the object (a snapshot, itself included, or a volume) with no rollback
  * or clone between it and the object: each block of the object born up to that epoch is in it. -ENOENT. */
 int store_snapshot_since(struct store *store, uint64_t object_id, uint64_t epoch, uint64_t *id);
+/* With the greatest id < before_id. */
+int store_snapshot_previous(struct store *store, uint64_t volume_id, uint64_t before_id, struct store_snapshot *out);
 /* The name is free at once, space comes back in the background. -EBUSY when held. A snapshot with clones is hidden
  * and goes with its last clone. */
 int store_snapshot_delete(struct store *store, uint64_t snapshot_id);

@@ -363,5 +363,6 @@ def test_arguments_are_checked_against_the_table() -> None:
             assert types
             if default is not control._REQUIRED:
                 assert type(default) in types, (verb, name)
-    assert check_arguments("list", control.VERBS["list"].parameters, {}) == {"volume": None, "after": 0, "limit": 0}
+    assert check_arguments("list", control.VERBS["list"].parameters, {}) == {
+        "volume": None, "after": 0, "before": 0, "limit": 0, "sizes": False}
     assert parse_request(b'{"verb":"x"}') == ("x", {})

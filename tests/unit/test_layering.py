@@ -21,7 +21,7 @@ LAYERS = (
     {"cowfs.mappings", "cowfs.mounting"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes", "cowfs.restore"},
     {"cowfs.versions", "cowfs.heads"},
-    {"cowfs.history", "cowfs.schedule", "cowfs.travel_verbs"},
+    {"cowfs.history", "cowfs.schedule", "cowfs.deletion", "cowfs.travel_verbs"},
     {"cowfs.operations", "cowfs.serving", "cowfs.control"},
     {"cowfs.daemon"},
     {"cowfs.commands"},
