@@ -59,10 +59,10 @@ class Store:
         uuid). The storage stays the caller's. StoreError."""
     def __new__(cls, storage: Storage, *, cache_bytes_max: int = 0, dirty_bytes_max: int = 0,
                 buffer_bytes_max: int = 0, commit_interval_ms: int = 0, read_only: bool = False,
-                background: bool = True) -> Store:
-        """Opens and recovers. The Store takes the storage over: closed with it, but memory (see Storage). StoreError:
-        EINVAL no pool, EPROTONOSUPPORT a newer version, EIO unreadable, EUCLEAN damaged; then the storage is still
-        the caller's."""
+                background: bool = True, rebuild_space: bool = False) -> Store:
+        """Opens and recovers; with `rebuild_space` what is in use and what is dead is found out by walking. The Store
+        takes the storage over: closed with it, but memory (see Storage). StoreError: EINVAL no pool, EPROTONOSUPPORT a
+        newer version, EIO unreadable, EUCLEAN damaged; then the storage is still the caller's."""
     def close(self) -> None:
         """Waits for calls in progress, commits, writes a checkpoint, closes the storage. What fails of that is raised
         (OSError); closed it is in any case. Closing again does nothing."""
@@ -145,6 +145,13 @@ class Store:
     def commit(self) -> None: ...
     def checkpoint(self) -> None: ...
     def check(self, *, read_data: bool = False) -> list[str]: ...
+    def damages(self, after: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """The places last found damaged (at most 256) with a sequence above `after`, as struct store_damage has them,
+        and how often damage was met in all."""
+    def scrub(self, position: bytes = b"", bytes_max: int = 1 << 20) -> tuple[bytes, dict[str, Any],
+                                                                           list[dict[str, Any]]]:
+        """Reads and verifies a further part of the pool: (where to go on, figures as in struct scrub_result, damage).
+        The position stays good when trees change and over closing and opening."""
     def statistics(self) -> dict[str, Any]:
         """The fields of struct store_statistics by name; uuid as bytes, label as str."""
     def _capsule(self) -> object:

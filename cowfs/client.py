@@ -271,6 +271,11 @@ class Client:
         result: dict[str, Any] = self.request("status")
         return result
 
+    def scrub(self, action: str = "status", rate_bytes: int | None = None) -> dict[str, Any]:
+        """start, pause, cancel or status. Returns the state; what was found is in status()["damage"]."""
+        result: dict[str, Any] = self.request("scrub", action=action, rate_bytes=rate_bytes)
+        return result
+
     def sync(self) -> None:
         """Everything that returned before is durable when this returns."""
         self.request("sync")

@@ -168,7 +168,23 @@ async def _usage(pool: MountedPool, arguments: Arguments) -> object:
 
 
 async def _status(pool: MountedPool, arguments: Arguments) -> object:
-    return pool.status()
+    if pool.damage.has_news():
+        await trio.to_thread.run_sync(pool.damage.refresh)
+    scrub = {"scrub": pool.scrubber.describe()} if pool.scrubber else {}
+    return {**pool.status(), **scrub}
+
+
+async def _scrub(pool: MountedPool, arguments: Arguments) -> object:
+    action = arguments["action"]
+    if pool.scrubber is None:
+        raise CowfsError("busy", "the mount is not ready", "try again in a moment")
+    if action == "start":
+        return pool.scrubber.start(arguments["rate_bytes"])
+    if action in ("pause", "cancel"):
+        return pool.scrubber.stop(cancel=action == "cancel")
+    if action != "status":
+        raise CowfsError("usage", f"a scrub has no action '{action[:64]}'", "use start, pause, cancel or status")
+    return pool.scrubber.describe()
 
 
 async def _volumes(pool: MountedPool, arguments: Arguments) -> object:
@@ -203,6 +219,7 @@ VERBS: Mapping[str, Verb] = {
     "get": Verb(_get, {**_VOLUME}),
     "df": Verb(_usage, {}),
     "status": Verb(_status, {}),
+    "scrub": Verb(_scrub, {"action": _TEXT, "rate_bytes": ((int, type(None)), None)}),
     "sync": Verb(_sync, {}),
     "volumes": Verb(_volumes, {}),
     **{name: Verb(_in_thread(serve), parameters) for name, (serve, parameters) in TRAVEL_VERBS.items()},

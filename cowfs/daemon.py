@@ -41,6 +41,7 @@ log = logging.getLogger("cowfs")
 
 LOG_LENGTH_MAX_BYTES = 1 << 20
 LOG_FILES_KEPT = 3
+DAMAGE_INTERVAL_S = 1.0
 
 Report = Callable[[CowfsError | None], None]
 
@@ -291,6 +292,8 @@ class _Session:
                     nursery.start_soon(self._watch_pump, self._pump)
                     self._pump.pump.start()
                 nursery.start_soon(self._confirm)
+                nursery.start_soon(self._watch_damage)
+                nursery.start_soon(self._scrub)
                 try:
                     await pyfuse3.main()
                 except* ConnectionAbortedError:
@@ -320,6 +323,22 @@ class _Session:
             pump.abandon()
         # While its socket is open still: libfuse takes the end of it for an error.
         pyfuse3.terminate()
+
+    async def _watch_damage(self) -> None:
+        """Names what was found damaged in the log. Whoever asks for the status has it at once."""
+        import trio
+
+        while True:
+            if self._pool.damage.has_news():
+                await trio.to_thread.run_sync(self._pool.damage.refresh)
+            await trio.sleep(DAMAGE_INTERVAL_S)
+
+    async def _scrub(self) -> None:
+        from cowfs.scrub import Scrubber
+
+        scrubber = Scrubber(self._pool, self._pool.damage)
+        self._pool.scrubber = scrubber
+        await scrubber.run()
 
     def _tune(self) -> list[str]:
         return tune_device(self._request.mountpoint, cache_back=self._request.options.cache_back)

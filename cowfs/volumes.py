@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from btree import SnapshotInfo, Store, VolumeInfo
 from cowfs._native import FileSystem
+from cowfs.damage import DamageLog
 from cowfs.errors import CowfsError
 from cowfs.latencies import HandlerLatencies
 from cowfs.mounting import Notifier
@@ -44,6 +45,14 @@ class Transport(Protocol):
         """One for each kind of request that came."""
 
 
+class Scrub(Protocol):
+    """What commands ask of the scrub (cowfs.scrub)."""
+
+    def start(self, rate_bytes: int | None) -> dict[str, Any]: ...
+    def stop(self, *, cancel: bool) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
 class MountedPool:
     """The pool of one mount. `volume` in a method's arguments is a name; None means the mounted one."""
 
@@ -73,6 +82,8 @@ class MountedPool:
         self.cache_flush: Callable[[], None] | None = None
         """With cache=back: waits until the kernel has given up what programs have written. It waits for requests on
         this very mount, and so never on the event loop."""
+        self.damage = DamageLog(store, filesystem)
+        self.scrubber: Scrub | None = None
         self.events: dict[str, int] = {"unexpected": 0, "io_error": 0}
 
     # ---- finding
@@ -349,6 +360,7 @@ class MountedPool:
                 "read_only": self.read_only or statistics.pop("read_only"),
                 "failure": os.strerror(abs(failed_errno)) if failed_errno else None, "pid": os.getpid(),
                 "started_ns": self.started_ns, "log": self.log_path, "socket": self.socket_path,
+                "damage": self.damage.to_json(),
                 "open_files": transport.open_files if transport else 0, "events": dict(self.events),
                 "transport": transport.describe() if transport else {},
                 "requests": transport.latencies() if transport else [],

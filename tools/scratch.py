@@ -15,6 +15,7 @@ from typing import Any
 
 import cowfs
 from cowfs.daemon import log_path_of
+from cowfs.scrub import state_path
 
 COMMANDS = pathlib.Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 60
@@ -168,6 +169,11 @@ class Pool:
             problems.append(f"daemon {pid} outlived its mount")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                slots = [file.read(4096) for _ in range(16)]
+            for uuid in {slot[16:32].hex() for slot in slots if slot.startswith(b"COWFSPL1")}:
+                pathlib.Path(state_path(uuid)).unlink(missing_ok=True)
         try:
             if self.is_sound and self.path.exists():
                 self.check()

@@ -568,3 +568,45 @@ int allocator_load(struct store *store, uint64_t digest, uint64_t sequence_max, 
     store->allocator.digest = digest;
     return 0;
 }
+
+bool allocator_page_intact(struct store *store, uint64_t index, uint64_t *address)
+{
+    struct allocator *allocator = &store->allocator;
+    uint8_t image[STORE_BLOCK_SIZE];
+    struct bitmap_page *page = allocator->pages[index];
+    if (!page || !page->sequence)
+        return true;
+    uint64_t offset = bitmap_offset_bytes(store, index, page->slot);
+    *address = offset / STORE_BLOCK_SIZE;
+    if (storage_read(store, image, sizeof image, offset) == 0 && load32(image + BITMAP_PAGE_NUMBER) == index &&
+        load64(image + BITMAP_SEQUENCE) == page->sequence && load64(image + BITMAP_CHECKSUM) == page->checksum &&
+        page_image_checksum(image) == page->checksum)
+        return true;
+    pthread_mutex_lock(&allocator->mutex);
+    page->dirty = true;
+    pthread_mutex_unlock(&allocator->mutex);
+    pthread_mutex_lock(&store->lock);
+    store->catalog_dirty = true; /* so that there is something for a checkpoint to do */
+    pthread_mutex_unlock(&store->lock);
+    return false;
+}
+
+int allocator_start_over(struct store *store)
+{
+    struct allocator *allocator = &store->allocator;
+    uint8_t images[2][STORE_BLOCK_SIZE];
+    allocator_destroy(store);
+    allocator->busy_count = allocator->committed_count = allocator->claimed_unused = allocator->digest = 0;
+    int result = allocator_create(store);
+    for (uint64_t i = 0; result == 0 && i < allocator->page_count; i++) {
+        /* a place that cannot be read may hold a page, too */
+        if (storage_read(store, images, sizeof images, bitmap_offset_bytes(store, i, 0)) == 0 &&
+            load32(images[0] + BITMAP_MAGIC_AT) != BITMAP_MAGIC && load32(images[1] + BITMAP_MAGIC_AT) != BITMAP_MAGIC)
+            continue;
+        struct bitmap_page *page = page_of(allocator, i);
+        if (!page)
+            return -ENOMEM;
+        page->dirty = true;
+    }
+    return result;
+}

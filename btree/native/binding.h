@@ -150,6 +150,9 @@ STORE_METHOD(binding_write_extent);
 STORE_METHOD(binding_read_extent);
 STORE_METHOD(binding_delete_extent);
 
+STORE_METHOD(binding_damages);
+STORE_METHOD(binding_scrub);
+
 STORE_METHOD(binding_volume_create);
 STORE_METHOD(binding_volume_find);
 STORE_METHOD(binding_volume_get);

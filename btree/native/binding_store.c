@@ -71,7 +71,7 @@ static PyObject *store_py_format(PyTypeObject *type, PyObject *arguments, PyObje
 static PyObject *store_py_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     static char *names[] = {"storage", "cache_bytes_max", "dirty_bytes_max", "buffer_bytes_max", "commit_interval_ms",
-                            "read_only", "background", NULL};
+                            "read_only", "background", "rebuild_space", NULL};
     struct module_state *state = binding_state(type);
     struct store_options options = {0};
     struct store_failure failure = {{0}};
@@ -83,13 +83,14 @@ static PyObject *store_py_new(PyTypeObject *type, PyObject *arguments, PyObject 
     uint64_t commit_interval_ms = 0;
     int read_only = 0;
     int background = 1;
+    int rebuild_space = 0;
     int result;
 
     if (state == NULL
-        || !PyArg_ParseTupleAndKeywords(arguments, keywords, "O!|$O&O&O&O&pp:Store", names, state->storage_type,
+        || !PyArg_ParseTupleAndKeywords(arguments, keywords, "O!|$O&O&O&O&ppp:Store", names, state->storage_type,
                                         &storage, binding_convert_u64, &cache_bytes_max, binding_convert_u64,
                                         &dirty_bytes_max, binding_convert_u64, &buffer_bytes_max, binding_convert_u64,
-                                        &commit_interval_ms, &read_only, &background)) {
+                                        &commit_interval_ms, &read_only, &background, &rebuild_space)) {
         return NULL;
     }
     if (commit_interval_ms > UINT32_MAX) {
@@ -102,6 +103,7 @@ static PyObject *store_py_new(PyTypeObject *type, PyObject *arguments, PyObject 
     options.commit_interval_ms = (uint32_t)commit_interval_ms;
     options.read_only = read_only != 0;
     options.no_background = background == 0;
+    options.rebuild_space = rebuild_space != 0;
     self = (struct store_object *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -495,6 +497,10 @@ static PyMethodDef store_methods[] = {
            "checkpoint($self, /)\n--\n\nCommits and makes freed space reusable."),
     METHOD("check", store_py_check, WITH_KEYWORDS,
            "check($self, /, *, read_data=False)\n--\n\nWalks everything; the problems found."),
+    METHOD("damages", binding_damages, WITH_KEYWORDS,
+           "damages($self, /, after=0)\n--\n\nPlaces found damaged since opening, and how often in all."),
+    METHOD("scrub", binding_scrub, WITH_KEYWORDS,
+           "scrub($self, /, position=b'', bytes_max=1048576)\n--\n\nOne step: (next position, figures, damage)."),
     METHOD("statistics", store_py_statistics, METH_NOARGS, "statistics($self, /)\n--\n\nFigures by name."),
     METHOD("_capsule", store_py_capsule, METH_NOARGS, "_capsule($self, /)\n--\n\nThe struct store pointer."),
     {NULL, NULL, 0, NULL},
@@ -502,7 +508,7 @@ static PyMethodDef store_methods[] = {
 
 static PyType_Slot store_slots[] = {
     {Py_tp_doc, "Store(storage, *, cache_bytes_max=0, dirty_bytes_max=0, buffer_bytes_max=0, commit_interval_ms=0, "
-                "read_only=False, background=True)\n--\n\n"
+                "read_only=False, background=True, rebuild_space=False)\n--\n\n"
                 "One open pool. Methods may be called from several threads. 0 means the default of a limit."},
     {Py_tp_new, store_py_new},
     {Py_tp_dealloc, store_dealloc},

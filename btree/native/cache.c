@@ -186,9 +186,13 @@ static void repair(struct store *store, struct node *node)
 {
     node->damaged = false;
     atomic_fetch_add(&store->checksum_mismatches, 1);
-    if (!store->read_only &&
-        storage_write(store, node->page, store->node_size, node->pointer.address[0] * STORE_BLOCK_SIZE) == 0)
+    struct store_damage damage = {.kind = STORE_DAMAGE_NODE_COPY, .copy = 1, .address = node->pointer.address[0],
+                                  .blocks = store->node_blocks};
+    damage.repaired = storage_write(store, node->page, store->node_size,
+                                    node->pointer.address[0] * STORE_BLOCK_SIZE) == 0;
+    if (damage.repaired)
         atomic_fetch_add(&store->repairs, 1);
+    store_note_damage(store, &damage);
 }
 
 struct node *cache_resolve(struct store *store, const struct tree_pointer *pointer, uint8_t level)
@@ -288,8 +292,7 @@ static bool names_in_zone(const struct store *store, const uint8_t *page)
     return true;
 }
 
-/* One copy, read and verified against the pointer. */
-static int read_copy(struct store *store, const struct tree_pointer *pointer, int copy, uint8_t level, uint8_t *page)
+int node_read_copy(struct store *store, const struct tree_pointer *pointer, int copy, uint8_t level, uint8_t *page)
 {
     uint64_t address = pointer->address[copy];
     if (!allocator_in_zone(&store->allocator, address, store->node_blocks))
@@ -310,10 +313,10 @@ static int read_node(struct store *store, const struct tree_pointer *pointer, ui
     node->pointer = *pointer;
     node->birth = pointer->birth;
     node->level = level;
-    int result = read_copy(store, pointer, 0, level, node->page);
+    int result = node_read_copy(store, pointer, 0, level, node->page);
     if (result < 0 && pointer->address[1]) {
         node->damaged = result == -EIO;
-        result = read_copy(store, pointer, 1, level, node->page);
+        result = node_read_copy(store, pointer, 1, level, node->page);
     }
     return result;
 }
@@ -336,6 +339,9 @@ int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t 
             return 0;
         }
         atomic_fetch_add(&store->checksum_mismatches, 1);
+        struct store_damage damage = {.kind = STORE_DAMAGE_NODE, .address = pointer->address[0],
+                                      .blocks = store->node_blocks};
+        store_note_damage(store, &damage);
         return -EIO;
     }
     pthread_mutex_lock(&store->lock);

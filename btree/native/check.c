@@ -302,6 +302,8 @@ int64_t store_check(struct store *store, bool read_data, store_report report, vo
     check.owned_otherwise = calloc(words, 8);
     check.queued = calloc(words, 8);
     check.pending = calloc(words, 8);
+    if (store->bitmap_damaged && store->read_only)
+        problem(&check, "the free-space bitmap is damaged");
     if (check.heads && check.all && check.owned_otherwise && check.queued && check.pending)
         check_everything(&check);
     else

@@ -239,6 +239,8 @@ static int save_records(struct store *store)
         }
         result = system_put(store, record->key, record->key_length, record->value, record->value_length);
     }
+    if (result == 0)
+        result = buckets_forget(store);
     for (size_t i = 0; i < checkpoint->spill_count && result == 0; i++)
         result = queue_spill(store, &checkpoint->spills[i]);
     return result < 0 ? result : queue_work(store);

@@ -83,7 +83,7 @@ void drop_tree(struct store *store, const struct tree_pointer *pointer, uint8_t 
     drop_unwritten(store, node);
 }
 
-static void bury(struct store *store, struct snapshot *snapshot, uint64_t address, uint64_t birth, uint32_t blocks)
+void bury(struct store *store, struct snapshot *snapshot, uint64_t address, uint64_t birth, uint32_t blocks)
 {
     if (dead_list_add(&snapshot->dead, address, birth, blocks) < 0)
         store_fail(store, ENOMEM);

@@ -309,6 +309,13 @@ struct checkpoint {
 
 #define HASH_BUCKETS_MIN 1024u
 
+struct damage_list {
+    pthread_mutex_t mutex; /* innermost */
+    struct store_damage items[STORE_DAMAGES_MAX];
+    size_t count;
+    uint64_t sequence, total;
+};
+
 struct store {
     struct storage *storage;
     pthread_mutex_t lock, commit_mutex, checkpoint_mutex, flush_mutex, data_mutex;
@@ -394,6 +401,9 @@ struct store {
     _Atomic uint64_t storage_reads, storage_writes, storage_flushes, storage_read_bytes, storage_written_bytes;
     _Atomic uint64_t data_written_bytes, journal_written_bytes, metadata_written_bytes;
     _Atomic uint64_t checksum_mismatches, repairs;
+    struct damage_list damage;
+    bool forget_buckets; /* the next checkpoint replaces all of the medium's */
+    bool bitmap_damaged; /* what is in use was found out by walking */
 };
 
 /* ---- common.c ------------------------------------------------------------------------------------------------- */
@@ -447,6 +457,8 @@ void cache_hold(struct store *store, bool hold);
  * unless the caller knows better (`failed` NULL). So with `failed` a failure only is one when the caller, having
  * looked again, comes with the same pointer: before that it is noted there and 0 returned. */
 int cache_load(struct store *store, const struct tree_pointer *pointer, uint8_t level, struct tree_pointer *failed);
+/* One copy, read from the medium and verified against the pointer. */
+int node_read_copy(struct store *store, const struct tree_pointer *pointer, int copy, uint8_t level, uint8_t *page);
 /* A copy of a node's page, read in when it is not in memory. Takes the store lock. */
 int cache_copy_page(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint8_t *page);
 /* Node behind a pointer of a present tree, or NULL when it must be read first, or when it is of another level than
@@ -529,6 +541,8 @@ int tree_range_birth(struct store *store, const struct tree_root *root, const st
 uint64_t chain_floor(const struct chain *chain);
 void kill_node(struct store *store, struct chain *chain, const struct tree_pointer *pointer);
 void kill_blocks(struct store *store, struct chain *chain, uint64_t address, uint32_t blocks, uint64_t birth);
+/* Adds to a snapshot's bucket. */
+void bury(struct store *store, struct snapshot *snapshot, uint64_t address, uint64_t birth, uint32_t blocks);
 /* Frees an entry that no tree refers to any more. */
 void free_entry(struct store *store, const struct dead_entry *entry);
 void free_later(struct store *store, uint64_t address, uint32_t blocks);
@@ -559,6 +573,11 @@ void allocator_thaw(struct store *store);
 void allocator_release(struct store *store, uint64_t address, uint32_t blocks);
 bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim_class);
 bool allocator_in_zone(const struct allocator *allocator, uint64_t address, uint64_t blocks);
+/* All is free, and every page that the medium may have is written with the next checkpoint. */
+int allocator_start_over(struct store *store);
+/* Between checkpoints: whether the current copy of a bitmap page is on the medium as it was written. If not, the next
+ * checkpoint writes it again. */
+bool allocator_page_intact(struct store *store, uint64_t index, uint64_t *address);
 
 /* ---- segment.c ------------------------------------------------------------------------------------------------ */
 /* All that is reserved. -EIO, also when an earlier flush failed. */
@@ -600,6 +619,18 @@ struct superblock {
 int superblock_write(struct store *store, const struct superblock *superblock);
 int superblock_read(struct storage *storage, struct superblock *out, struct store_failure *failure);
 void superblock_describe(struct store *store, struct superblock *out);
+/* Of a block that is a good superblock; 0: it is none. */
+uint64_t superblock_sequence(const uint8_t *block);
+
+/* ---- rebuild.c ------------------------------------------------------------------------------------------------ */
+/* What is in use, by walking all trees; with `buckets` also what is in which dead bucket, and nothing is left of the
+ * deletion queue. While opening, before the journal is replayed. */
+int space_rebuild(struct store *store, bool buckets, struct store_failure *failure);
+/* Inside a checkpoint: the medium's buckets and queue go when they were built anew. */
+int buckets_forget(struct store *store);
+
+/* ---- damage.c ------------------------------------------------------------------------------------------------- */
+void damage_set_key(struct store_damage *damage, const void *key, size_t length);
 
 /* ---- catalog.c ------------------------------------------------------------------------------------------------ */
 int catalog_create(struct store *store);

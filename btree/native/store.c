@@ -180,6 +180,7 @@ static void locks_create(struct store *store)
     pthread_mutex_init(&store->checkpoint_mutex, NULL);
     pthread_mutex_init(&store->flush_mutex, NULL);
     pthread_mutex_init(&store->maintenance_mutex, NULL);
+    pthread_mutex_init(&store->damage.mutex, NULL);
     pthread_cond_init(&store->data_condition, NULL);
     pthread_cond_init(&store->flush_condition, NULL);
     pthread_condattr_t attributes; /* intervals go on when somebody sets the clock back */
@@ -206,6 +207,7 @@ static void destroy(struct store *store)
     pthread_mutex_destroy(&store->data_mutex);
     pthread_mutex_destroy(&store->maintenance_mutex);
     pthread_mutex_destroy(&store->allocator.mutex);
+    pthread_mutex_destroy(&store->damage.mutex);
     pthread_cond_destroy(&store->data_condition);
     pthread_cond_destroy(&store->flush_condition);
     pthread_cond_destroy(&store->maintenance_condition);
@@ -213,7 +215,8 @@ static void destroy(struct store *store)
 }
 
 /* Checkpoint state, then journal; after a crash a checkpoint, so that the old journal can never be read again. */
-static int recover(struct store *store, const struct superblock *superblock, struct store_failure *failure)
+static int recover(struct store *store, const struct superblock *superblock, bool rebuild_space,
+                   struct store_failure *failure)
 {
     const struct tree_root *root = &superblock->root;
     if (root->pointer.address[0] && (root->pointer.birth > store->epoch || !pointer_in_zone(store, &root->pointer))) {
@@ -222,11 +225,21 @@ static int recover(struct store *store, const struct superblock *superblock, str
     }
     store->system_chain.head = *root;
     int result = allocator_load(store, superblock->bitmap_digest, superblock->sequence, failure);
-    if (result == 0)
+    store->bitmap_damaged = result == -EUCLEAN;
+    if (result == 0 || store->bitmap_damaged)
         result = catalog_load(store, failure);
+    if (result == 0 && (store->bitmap_damaged || rebuild_space))
+        result = space_rebuild(store, rebuild_space, failure);
+    if (result == 0 && store->bitmap_damaged) {
+        struct store_damage damage = {.kind = STORE_DAMAGE_BITMAP, .address = superblock->bitmap_start,
+                                      .blocks = (uint32_t)(superblock->bitmap_pages * 2),
+                                      .repaired = !store->read_only};
+        store_note_damage(store, &damage);
+    }
     if (result == 0)
         result = journal_replay(store, superblock->journal_position, superblock->journal_sequence, failure);
-    if (result < 0 || store->read_only || (store->counters.replayed_groups == 0 && store->clean_superblock))
+    bool rebuilt = store->bitmap_damaged || rebuild_space;
+    if (result < 0 || store->read_only || (store->counters.replayed_groups == 0 && store->clean_superblock && !rebuilt))
         return result;
     store->journal.sequence += SEQUENCE_JUMP;
     store->journal.flushed_sequence = store->journal.written_sequence = store->journal.sequence - 1;
@@ -261,7 +274,7 @@ int store_open(struct storage *storage, const struct store_options *options, str
     if (result == 0)
         result = journal_create(store);
     if (result == 0)
-        result = recover(store, &superblock, failure);
+        result = recover(store, &superblock, options->rebuild_space, failure);
     if (result == 0 && !store->read_only && !options->no_background)
         result = maintenance_start(store);
     if (result < 0) {

@@ -58,6 +58,7 @@ struct store_options { /* 0 means default */
     size_t buffer_bytes_max; /* unwritten data; default 32 MiB */
     uint32_t commit_interval_ms; /* default 1000 */
     bool read_only;          /* replays the journal in memory only and writes nothing */
+    bool rebuild_space;      /* what is in use and what is dead is found out by walking, not believed (fsck) */
     bool no_background;      /* no maintenance thread: commits and checkpoints happen only inside calls (tests) */
 };
 
@@ -325,6 +326,58 @@ int store_diff(struct store *store, uint64_t old_object_id, uint64_t new_object_
  * returns the number of problems, or a negative errno. */
 typedef void (*store_report)(void *argument, const char *message);
 int64_t store_check(struct store *store, bool read_data, store_report report, void *argument);
+
+/* ---- damage and scrub ---------------------------------------------------------------------------------------- */
+
+enum store_damage_kind {
+    STORE_DAMAGE_SUPERBLOCK = 1,
+    STORE_DAMAGE_BITMAP = 2,
+    STORE_DAMAGE_NODE_COPY = 3, /* one copy of a node; the other is good */
+    STORE_DAMAGE_NODE = 4,      /* every copy: what lies below cannot be reached */
+    STORE_DAMAGE_DATA = 5,
+    STORE_DAMAGE_READ = 6, /* a call of the file system failed at this key; what is damaged is said by another entry */
+};
+#define STORE_DAMAGE_KEY_LENGTH_MAX 32u
+#define STORE_DAMAGES_MAX 256u
+struct store_damage {
+    enum store_damage_kind kind;
+    bool repaired;
+    uint8_t copy; /* 1 or 2 for a copy of a node */
+    uint16_t key_length, end_length; /* 0: not known; as far as they go */
+    uint32_t blocks;
+    uint32_t extent_block; /* of data: which block of its extent */
+    uint64_t address;      /* 0: not known */
+    uint64_t object_id;    /* the tree it was met in, 0: not known, or the system tree */
+    uint64_t count;        /* how often it was met */
+    uint64_t sequence;     /* in the order of first being met, from 1 */
+    uint64_t first_ns, last_ns;
+    uint8_t key[STORE_DAMAGE_KEY_LENGTH_MAX]; /* of the item; of a node: least key that it can have */
+    uint8_t end[STORE_DAMAGE_KEY_LENGTH_MAX]; /* of a node: keys before this one are in it */
+};
+void store_note_damage(struct store *store, const struct store_damage *damage);
+/* The last STORE_DAMAGES_MAX places, those with a sequence above the given one; `out` has room for all. Returns how
+ * many; *total counts every time that damage was met. */
+size_t store_damages(struct store *store, uint64_t after_sequence, struct store_damage *out, uint64_t *total);
+typedef void (*store_damage_report)(void *argument, const struct store_damage *damage);
+
+/* Where a scrub has come to; all zero: the beginning. It stays good when trees change and over closing and opening. */
+struct scrub_position {
+    uint32_t phase;
+    uint16_t key_length;
+    uint64_t chain_id, floor_epoch, object_id;
+    uint8_t key[STORE_KEY_LENGTH_MAX];
+};
+struct scrub_result {
+    bool finished;
+    uint64_t bytes; /* read and compared */
+    uint64_t nodes, data_blocks;
+    uint64_t damaged, repaired;
+};
+/* Reads and verifies some `bytes_max` bytes from the position on, and moves it: superblocks, bitmap pages, every copy
+ * of every node, and all data that volumes and snapshots refer to. Repairs what has a good copy. Damage is noted,
+ * reported and no error; errors are -EINVAL (no such position) and -ENOMEM. One caller at a time. */
+int store_scrub(struct store *store, struct scrub_position *position, uint64_t bytes_max, struct scrub_result *result,
+                store_damage_report report, void *argument);
 
 struct store_statistics {
     uint8_t uuid[16];

@@ -104,6 +104,12 @@ static enum slot_state slot_examine(const uint8_t *block, struct superblock *out
     return out->version == FORMAT_VERSION && superblock_plausible(out) ? SLOT_GOOD : SLOT_BROKEN;
 }
 
+uint64_t superblock_sequence(const uint8_t *block)
+{
+    struct superblock superblock;
+    return slot_examine(block, &superblock) == SLOT_GOOD ? superblock.sequence : 0;
+}
+
 int superblock_read(struct storage *storage, struct superblock *out, struct store_failure *failure)
 {
     uint64_t size = storage->operations->size(storage);

@@ -28,6 +28,7 @@ VERBS = {
     "get": "show properties",
     "df": "show what takes the space of a pool",
     "status": "show mounts and their daemons",
+    "scrub": "read and verify everything, in the background",
     "sync": "write everything to the medium",
     "mount": "mount a pool",
     "umount": "unmount, and wait until everything is on disk",

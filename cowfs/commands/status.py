@@ -51,16 +51,29 @@ def health(state: dict[str, Any]) -> str:
     return "read-only" if state["read_only"] else "writable"
 
 
+def scrub_summary(scrub: dict[str, Any] | None) -> str:
+    if not scrub or scrub["state"] == "never":
+        return "never"
+    found = f"{scrub['damaged']} damaged, {scrub['repaired']} repaired"
+    share = 100 * scrub["bytes"] // max(1, scrub["total_bytes"])
+    when = format_time(scrub["ended_ns"] or scrub["started_ns"])
+    return f"{scrub['state']} {when}, {share}%, {found}"
+
+
 def _fields(state: dict[str, Any], exact: bool) -> list[tuple[str, str]]:
     """One row per fact; every figure of the store comes last under its own name."""
+    from cowfs.damage import describe
+
     events = ", ".join(f"{count} {name}" for name, count in state["events"].items() if count) or "none"
     rows = [
         ("pool", state["pool"]), ("label", state["label"] or "-"), ("uuid", state["uuid"]),
         ("mountpoint", state["mountpoint"]), ("volume", state["volume"]), ("state", health(state)),
         ("daemon", str(state["pid"])), ("since", format_time(state["started_ns"], exact=exact)),
         ("requests over", state["transport"]["kind"] + ("" if state["transport"]["pump"] else ", without the pump")),
+        ("scrub", scrub_summary(state.get("scrub"))),
         ("log", state["log"]), ("open files", str(state["open_files"])), ("events", events),
     ]  # fmt: skip
+    rows += [("damage", describe(place)) for place in state["damage"]["places"]]
     if state["transport"]["io_uring_refused"]:
         rows.append(("io_uring", f"not used: {state['transport']['io_uring_refused']}"))
     rows += [(f"volume {volume['name']}", f"{volume['snapshot_count']} snapshots") for volume in state["volumes"]]

@@ -215,6 +215,11 @@ int shared_apply(struct transaction *transaction, const struct shared_changes *c
 int extent_lend(struct transaction *transaction, uint64_t inode, uint64_t first, uint64_t last, uint32_t items_max);
 int shared_decode(const struct store_item *item, struct store_extent *out);
 
+/* ---- damage.c ------------------------------------------------------------------------------------------------ */
+
+/* Passes a status on, and notes -EIO with where in the file it was met (block 0 when it was not in its data). */
+int damage_note(const struct place *place, uint64_t block, int status);
+
 /* ---- read.c, write.c, setattr.c, allocate.c --------------------------------------------------------------------- */
 
 /* Looks at one mapping that may give a wrong checksum before that is an error: a block may be freed, used again or

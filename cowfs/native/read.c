@@ -151,9 +151,9 @@ static int read_part(struct read_task *task)
         if (status == -EBADMSG)
             status = mismatch_note(task->place.filesystem->store, &mismatch, &task->blocks[failed]);
         else
-            return status;
+            return damage_note(&task->place, task->first + failed, status);
         if (status != 0)
-            return status;
+            return damage_note(&task->place, task->first + failed, status);
     }
 }
 

@@ -193,7 +193,8 @@ static int setattr_run(struct setattr_task *task)
             break;
         status = task->truncating ? truncate_finish(&task->place) : prepare_tail(task);
         if (status == -EBADMSG)
-            status = mismatch_note(task->place.filesystem->store, &mismatch, &task->tail);
+            status = damage_note(&task->place, task->change->size_bytes / STORE_BLOCK_SIZE,
+                                 mismatch_note(task->place.filesystem->store, &mismatch, &task->tail));
     } while (status == 0);
     if (status != 0 || !task->prepared_used)
         prepared_release(task);

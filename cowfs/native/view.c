@@ -336,7 +336,7 @@ int place_transact(const struct place *place, unsigned flags, transaction_body b
     if ((flags & STORE_TRANSACT_READ) == 0 && !place_is_writable(place))
         return -EROFS;
     int status = store_transact(place->filesystem->store, place->object_id, flags, guarded_body, &guarded);
-    return status == -ENOENT && !guarded.entered ? -ESTALE : status;
+    return status == -ENOENT && !guarded.entered ? -ESTALE : damage_note(place, 0, status);
 }
 
 int place_transact_removal(const struct place *place, transaction_body body, void *argument, uint32_t *items_max)

@@ -328,6 +328,7 @@ static int write_part(struct write_task *task)
             status = write_move_inline(&task->place);
         } else if ((status = write_prepare(task, &block)) == -EBADMSG) {
             status = mismatch_note(task->place.filesystem->store, &mismatch, &block);
+            damage_note(&task->place, task->offset / STORE_BLOCK_SIZE, status);
         } else if (status == 0) {
             status = place_transact(&task->place, flags, write_commit_body, task);
             if (status == 0)

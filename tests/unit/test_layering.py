@@ -18,16 +18,16 @@ LAYERS = (
     {"cowfs", "cowfs._native", "cowfs.errors"},
     {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties", "cowfs.retention"},
     {"cowfs.travel", "cowfs.differences"},
-    {"cowfs.mappings", "cowfs.mounting"},
+    {"cowfs.mappings", "cowfs.mounting", "cowfs.damage"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes", "cowfs.restore"},
     {"cowfs.versions", "cowfs.heads"},
     {"cowfs.history", "cowfs.schedule", "cowfs.deletion", "cowfs.travel_verbs"},
-    {"cowfs.operations", "cowfs.serving", "cowfs.control"},
+    {"cowfs.operations", "cowfs.serving", "cowfs.control", "cowfs.scrub"},
     {"cowfs.daemon"},
     {"cowfs.commands"},
 )
 # Those that wait: a task switch can happen in them, and nowhere else.
-MAY_IMPORT_TRIO = {"cowfs.operations", "cowfs.serving", "cowfs.control", "cowfs.daemon"}
+MAY_IMPORT_TRIO = {"cowfs.operations", "cowfs.serving", "cowfs.control", "cowfs.scrub", "cowfs.daemon"}
 MAY_IMPORT_PYFUSE3 = {"cowfs.operations", "cowfs.daemon"}
 
 
