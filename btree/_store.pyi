@@ -59,10 +59,11 @@ class Store:
         uuid). The storage stays the caller's. StoreError."""
     def __new__(cls, storage: Storage, *, cache_bytes_max: int = 0, dirty_bytes_max: int = 0,
                 buffer_bytes_max: int = 0, commit_interval_ms: int = 0, read_only: bool = False,
-                background: bool = True, rebuild_space: bool = False) -> Store:
-        """Opens and recovers; with `rebuild_space` what is in use and what is dead is found out by walking. The Store
-        takes the storage over: closed with it, but memory (see Storage). StoreError: EINVAL no pool, EPROTONOSUPPORT a
-        newer version, EIO unreadable, EUCLEAN damaged; then the storage is still the caller's."""
+                background: bool = True, rebuild_space: bool = False, sequence_max: int = 0) -> Store:
+        """Opens and recovers; with `rebuild_space` what is in use and what is dead is found out by walking, with
+        `sequence_max` no newer superblock is taken. The Store takes the storage over: closed with it, but memory (see
+        Storage). StoreError: EINVAL no pool, EPROTONOSUPPORT a newer version, EIO unreadable, EUCLEAN damaged; then the
+        storage is still the caller's."""
     def close(self) -> None:
         """Waits for calls in progress, commits, writes a checkpoint, closes the storage. What fails of that is raised
         (OSError); closed it is in any case. Closing again does nothing."""
@@ -77,9 +78,11 @@ class Store:
     def put(self, volume_id: int, key: bytes, value: bytes) -> None: ...
     def delete(self, volume_id: int, key: bytes) -> None:
         """Deleting an absent key is no error."""
-    def apply(self, volume_id: int, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+    def apply(self, volume_id: int, changes: Iterable[tuple[bytes, bytes | None]], *,
+              keep_blocks: bool = False) -> None:
         """One transaction: all of the puts (value) and deletes (None), in order, or none of them. E2BIG above 512
-        changes (a replaced extent counts twice) or 160 KiB."""
+        changes (a replaced extent counts twice) or 160 KiB. With `keep_blocks` what replaced extents named is not
+        freed: for repairs, after which what is in use is found out anew."""
     def bulk_load(self, volume_id: int, items: Iterable[tuple[bytes, bytes]]) -> int:
         """Many puts, in transactions of some hundred; returns how many items."""
     def scan(self, object_id: int, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False,

@@ -171,7 +171,8 @@ class Locator:
 def describe(located: dict[str, Any]) -> str:
     """One line for the log and for people."""
     what = {"read": "read failed", "node copy": "bad copy of a node", "node": "unreadable node",
-            "data": "damaged data", "bitmap": "damaged free-space page", "superblock": "damaged superblock"}
+            "data": "damaged data", "bitmap": "damaged free-space page", "superblock": "damaged superblock",
+            "journal": "damaged journal"}
     text = what[located["kind"]]
     if located["address"]:
         text += f" at block {located['address']}"

@@ -97,14 +97,15 @@ def open_storage(path: str, *, read_only: bool) -> "Storage":
         time.sleep(_BUSY_RETRY_INTERVAL_S)
 
 
-def open_store(path: str, *, read_only: bool, cache_bytes_max: int = 0, commit_interval_ms: int = 0) -> "Store":
+def open_store(path: str, *, read_only: bool, cache_bytes_max: int = 0, commit_interval_ms: int = 0,
+               rebuild_space: bool = False, sequence_max: int = 0) -> "Store":
     """Opens a pool and recovers it. CowfsError says what is wrong with it and what to do."""
     from btree import Store
 
     storage = open_storage(path, read_only=read_only)
     try:
         return Store(storage, read_only=read_only, cache_bytes_max=cache_bytes_max,
-                     commit_interval_ms=commit_interval_ms)
+                     commit_interval_ms=commit_interval_ms, rebuild_space=rebuild_space, sequence_max=sequence_max)
     except OSError as error:
         storage.close()
         is_foreign = error.errno in (errno.EINVAL, errno.EPROTONOSUPPORT)

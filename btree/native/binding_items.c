@@ -88,7 +88,7 @@ int binding_kill_extent(struct transaction *transaction, const void *key, size_t
     return result;
 }
 
-/* The argument is a list of (key, value or absent). */
+/* The argument is a list of (key, value or absent, present when the blocks of a replaced extent are kept). */
 static int changes_body(struct transaction *transaction, void *argument)
 {
     const struct record_list *changes = argument;
@@ -98,7 +98,9 @@ static int changes_body(struct transaction *transaction, void *argument)
         const struct record *record = &changes->records[index];
         const uint8_t *key = record_part(changes, index, 0);
 
-        result = binding_kill_extent(transaction, key, record->lengths[0]);
+        if (record->lengths[2] == RECORD_ABSENT) {
+            result = binding_kill_extent(transaction, key, record->lengths[0]);
+        }
         if (result != 0) {
             break;
         }
@@ -229,16 +231,17 @@ done:
 
 STORE_METHOD(binding_apply)
 {
-    static char *names[] = {"volume_id", "changes", NULL};
+    static char *names[] = {"volume_id", "changes", "keep_blocks", NULL};
     struct record_list changes = {0};
+    int keep_blocks = 0;
     PyObject *iterable = NULL;
     PyObject *iterator = NULL;
     PyObject *pair;
     uint64_t volume_id = 0;
     int result = 0;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O:apply", names, binding_convert_u64, &volume_id,
-                                     &iterable)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O|$p:apply", names, binding_convert_u64, &volume_id,
+                                     &iterable, &keep_blocks)) {
         return NULL;
     }
     iterator = PyObject_GetIter(iterable);
@@ -252,6 +255,9 @@ STORE_METHOD(binding_apply)
     Py_DECREF(iterator);
     if (PyErr_Occurred() != NULL) {
         result = -1;
+    }
+    for (size_t index = 0; keep_blocks && index < changes.count; index++) {
+        changes.records[index].lengths[2] = 0;
     }
     if (result == 0) {
         result = changes_run(self, volume_id, &changes);

@@ -60,7 +60,7 @@ static PyObject *position_encode(const struct scrub_position *position)
 
 static PyObject *damage_object(const struct store_damage *damage)
 {
-    static const char *kinds[] = {"", "superblock", "bitmap", "node copy", "node", "data", "read"};
+    static const char *kinds[] = {"", "superblock", "bitmap", "node copy", "node", "data", "read", "journal"};
 
     return Py_BuildValue("{s:s,s:O,s:i,s:K,s:I,s:I,s:K,s:K,s:K,s:K,s:K,s:y#,s:y#}",
                          "kind", kinds[damage->kind], "repaired", damage->repaired ? Py_True : Py_False,

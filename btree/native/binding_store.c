@@ -71,7 +71,8 @@ static PyObject *store_py_format(PyTypeObject *type, PyObject *arguments, PyObje
 static PyObject *store_py_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     static char *names[] = {"storage", "cache_bytes_max", "dirty_bytes_max", "buffer_bytes_max", "commit_interval_ms",
-                            "read_only", "background", "rebuild_space", NULL};
+                            "read_only", "background", "rebuild_space",
+                            "sequence_max", NULL};
     struct module_state *state = binding_state(type);
     struct store_options options = {0};
     struct store_failure failure = {{0}};
@@ -87,10 +88,11 @@ static PyObject *store_py_new(PyTypeObject *type, PyObject *arguments, PyObject 
     int result;
 
     if (state == NULL
-        || !PyArg_ParseTupleAndKeywords(arguments, keywords, "O!|$O&O&O&O&ppp:Store", names, state->storage_type,
+        || !PyArg_ParseTupleAndKeywords(arguments, keywords, "O!|$O&O&O&O&pppO&:Store", names, state->storage_type,
                                         &storage, binding_convert_u64, &cache_bytes_max, binding_convert_u64,
                                         &dirty_bytes_max, binding_convert_u64, &buffer_bytes_max, binding_convert_u64,
-                                        &commit_interval_ms, &read_only, &background, &rebuild_space)) {
+                                        &commit_interval_ms, &read_only, &background, &rebuild_space,
+                                        binding_convert_u64, &options.sequence_max)) {
         return NULL;
     }
     if (commit_interval_ms > UINT32_MAX) {
@@ -431,7 +433,8 @@ static PyMethodDef store_methods[] = {
     METHOD("delete", binding_delete, WITH_KEYWORDS,
            "delete($self, /, volume_id, key)\n--\n\nDeletes an item; an absent key is no error."),
     METHOD("apply", binding_apply, WITH_KEYWORDS,
-           "apply($self, /, volume_id, changes)\n--\n\nAll puts and deletes (None) in order, or none of them."),
+           "apply($self, /, volume_id, changes, *, keep_blocks=False)\n--\n\n"
+           "All puts and deletes (None) in order, or none of them."),
     METHOD("bulk_load", binding_bulk_load, WITH_KEYWORDS,
            "bulk_load($self, /, volume_id, items)\n--\n\nMany puts in several transactions; returns how many."),
     METHOD("scan", binding_scan, WITH_KEYWORDS,
@@ -508,7 +511,7 @@ static PyMethodDef store_methods[] = {
 
 static PyType_Slot store_slots[] = {
     {Py_tp_doc, "Store(storage, *, cache_bytes_max=0, dirty_bytes_max=0, buffer_bytes_max=0, commit_interval_ms=0, "
-                "read_only=False, background=True, rebuild_space=False)\n--\n\n"
+                "read_only=False, background=True, rebuild_space=False, sequence_max=0)\n--\n\n"
                 "One open pool. Methods may be called from several threads. 0 means the default of a limit."},
     {Py_tp_new, store_py_new},
     {Py_tp_dealloc, store_dealloc},

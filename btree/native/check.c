@@ -288,6 +288,11 @@ static void check_everything(struct check *check)
     for (size_t i = 0; i < store->pending_free.count; i++)
         mark(check->pending, store->pending_free.items[i].address, store->pending_free.items[i].blocks);
     compare_space(check);
+    int64_t buckets = check_buckets(store, check->report, check->argument);
+    if (buckets < 0)
+        problem(check, "the dead buckets cannot be compared: error %lld", (long long)-buckets);
+    else
+        check->problems += buckets;
 }
 
 int64_t store_check(struct store *store, bool read_data, store_report report, void *argument)
@@ -302,6 +307,8 @@ int64_t store_check(struct store *store, bool read_data, store_report report, vo
     check.owned_otherwise = calloc(words, 8);
     check.queued = calloc(words, 8);
     check.pending = calloc(words, 8);
+    if (store->journal_damaged)
+        problem(&check, "the journal is damaged: what was committed last is lost");
     if (store->bitmap_damaged && store->read_only)
         problem(&check, "the free-space bitmap is damaged");
     if (check.heads && check.all && check.owned_otherwise && check.queued && check.pending)

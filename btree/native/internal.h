@@ -402,6 +402,7 @@ struct store {
     _Atomic uint64_t data_written_bytes, journal_written_bytes, metadata_written_bytes;
     _Atomic uint64_t checksum_mismatches, repairs;
     struct damage_list damage;
+    bool accept_journal_loss, journal_damaged;
     bool forget_buckets; /* the next checkpoint replaces all of the medium's */
     bool bitmap_damaged; /* what is in use was found out by walking */
 };
@@ -604,6 +605,10 @@ void journal_cut(struct store *store);
 /* With commit_mutex held: writes the data and the records in `writing`; does not flush. */
 int journal_write_cut(struct store *store);
 
+/* ---- journal_scan.c ------------------------------------------------------------------------------------------- */
+/* 1 when the group of this sequence was flushed, though it cannot be read; 0 when nothing proves that. */
+int journal_lost(struct store *store, uint64_t sequence);
+
 /* ---- recovery.c ----------------------------------------------------------------------------------------------- */
 int journal_replay(struct store *store, uint64_t position, uint64_t sequence, struct store_failure *failure);
 
@@ -617,10 +622,16 @@ struct superblock {
     struct tree_root root;
 };
 int superblock_write(struct store *store, const struct superblock *superblock);
-int superblock_read(struct storage *storage, struct superblock *out, struct store_failure *failure);
+/* The newest good one with a sequence up to `sequence_max`; *newest is the sequence of the newest of all. */
+int superblock_read(struct storage *storage, uint64_t sequence_max, struct superblock *out, uint64_t *newest,
+                    struct store_failure *failure);
 void superblock_describe(struct store *store, struct superblock *out);
 /* Of a block that is a good superblock; 0: it is none. */
 uint64_t superblock_sequence(const uint8_t *block);
+
+/* ---- check_buckets.c ------------------------------------------------------------------------------------------ */
+/* How many dead buckets hold something else than they have to; negative errno. */
+int64_t check_buckets(struct store *store, store_report report, void *argument);
 
 /* ---- rebuild.c ------------------------------------------------------------------------------------------------ */
 /* What is in use, by walking all trees; with `buckets` also what is in which dead bucket, and nothing is left of the

@@ -331,6 +331,25 @@ static int replay_group(struct store *store, const struct group *group)
     return 0;
 }
 
+/* A group that was flushed is missing: all that was committed after it is lost, which only fsck may accept. */
+static int journal_end_check(struct store *store, uint64_t sequence, struct store_failure *failure)
+{
+    int lost = journal_lost(store, sequence);
+    if (lost <= 0)
+        return lost;
+    struct store_damage damage = {.kind = STORE_DAMAGE_JOURNAL,
+                                  .address = store->journal.start_byte / STORE_BLOCK_SIZE,
+                                  .blocks = (uint32_t)(store->journal.size_bytes / STORE_BLOCK_SIZE)};
+    store_note_damage(store, &damage);
+    store->journal_damaged = true;
+    if (store->accept_journal_loss)
+        return 0;
+    failure_set(failure, "group %llu of the journal is damaged, and with it all that was committed after it; "
+                         "fsck.cowfs -y goes on without that, a read-only mount (-o ro) shows it",
+                (unsigned long long)sequence);
+    return -EIO;
+}
+
 int journal_replay(struct store *store, uint64_t position, uint64_t sequence, struct store_failure *failure)
 {
     struct journal *journal = &store->journal;
@@ -360,6 +379,8 @@ int journal_replay(struct store *store, uint64_t position, uint64_t sequence, st
     if (result < 0)
         failure_set(failure, "the journal cannot be replayed (group %llu); run fsck.cowfs",
                     (unsigned long long)journal->sequence);
+    if (result == 0 && !store->clean_superblock)
+        result = journal_end_check(store, journal->sequence, failure);
     for (size_t i = 0; i < groups.count; i++)
         free(groups.items[i].bytes);
     free(groups.items);

@@ -164,6 +164,7 @@ static void adopt_options(struct store *store, const struct store_options *optio
     store->buffer_bytes_max = option(options->buffer_bytes_max, BUFFER_BYTES_DEFAULT, BUFFER_BYTES_MIN);
     store->commit_interval_ms = (uint32_t)option(options->commit_interval_ms, COMMIT_INTERVAL_MS_DEFAULT, 1);
     store->read_only = options->read_only;
+    store->accept_journal_loss = options->rebuild_space || options->read_only;
 }
 
 static void locks_create(struct store *store)
@@ -256,7 +257,9 @@ int store_open(struct storage *storage, const struct store_options *options, str
     struct superblock superblock;
     if (failure)
         failure->message[0] = 0;
-    int result = superblock_read(storage, &superblock, failure);
+    uint64_t newest;
+    int result = superblock_read(storage, options->sequence_max ? options->sequence_max : UINT64_MAX, &superblock,
+                                 &newest, failure);
     if (result < 0)
         return result;
     struct store *store = calloc(1, sizeof *store);
@@ -273,6 +276,7 @@ int store_open(struct storage *storage, const struct store_options *options, str
         result = catalog_create(store);
     if (result == 0)
         result = journal_create(store);
+    store->checkpoint_sequence = newest; /* the next checkpoint has to be newer than one that was passed over */
     if (result == 0)
         result = recover(store, &superblock, options->rebuild_space, failure);
     if (result == 0 && !store->read_only && !options->no_background)

@@ -58,7 +58,10 @@ struct store_options { /* 0 means default */
     size_t buffer_bytes_max; /* unwritten data; default 32 MiB */
     uint32_t commit_interval_ms; /* default 1000 */
     bool read_only;          /* replays the journal in memory only and writes nothing */
-    bool rebuild_space;      /* what is in use and what is dead is found out by walking, not believed (fsck) */
+    /* For fsck: what is in use and what is dead is found out by walking, not believed; a journal that has lost a group
+     * is no error, but ends there. */
+    bool rebuild_space;
+    uint64_t sequence_max;   /* of the superblock to open with: an older one than the newest (fsck) */
     bool no_background;      /* no maintenance thread: commits and checkpoints happen only inside calls (tests) */
 };
 
@@ -336,6 +339,7 @@ enum store_damage_kind {
     STORE_DAMAGE_NODE = 4,      /* every copy: what lies below cannot be reached */
     STORE_DAMAGE_DATA = 5,
     STORE_DAMAGE_READ = 6, /* a call of the file system failed at this key; what is damaged is said by another entry */
+    STORE_DAMAGE_JOURNAL = 7, /* what was committed after the last checkpoint is lost from some point on */
 };
 #define STORE_DAMAGE_KEY_LENGTH_MAX 32u
 #define STORE_DAMAGES_MAX 256u

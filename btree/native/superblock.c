@@ -110,10 +110,12 @@ uint64_t superblock_sequence(const uint8_t *block)
     return slot_examine(block, &superblock) == SLOT_GOOD ? superblock.sequence : 0;
 }
 
-int superblock_read(struct storage *storage, struct superblock *out, struct store_failure *failure)
+int superblock_read(struct storage *storage, uint64_t sequence_max, struct superblock *out, uint64_t *newest,
+                    struct store_failure *failure)
 {
     uint64_t size = storage->operations->size(storage);
     uint64_t ring_bytes = SUPERBLOCK_RING_SLOTS * STORE_BLOCK_SIZE;
+    *newest = 0;
     bool found = false, broken = false, newer = false;
     if (size < STORE_POOL_SIZE_MIN_BYTES) {
         /* it may still be the beginning of a pool that was cut short: say so if its first slots are ours */
@@ -137,7 +139,10 @@ int superblock_read(struct storage *storage, struct superblock *out, struct stor
             enum slot_state state = slot_examine(block, &candidate);
             broken |= state == SLOT_BROKEN;
             newer |= state == SLOT_NEWER;
-            if (state == SLOT_GOOD && (!found || candidate.sequence > out->sequence)) {
+            if (state == SLOT_GOOD && candidate.sequence > *newest)
+                *newest = candidate.sequence;
+            if (state == SLOT_GOOD && candidate.sequence <= sequence_max &&
+                (!found || candidate.sequence > out->sequence)) {
                 *out = candidate;
                 found = true;
             }

@@ -68,6 +68,8 @@ struct check_task {
     struct checked_run *runs; /* in the order of their addresses */
     size_t run_count;
     size_t run_capacity;
+    uint8_t *owned; /* one bit for each block of the pool */
+    uint64_t size_blocks;
     /* of the page under way */
     struct key page_after;
     struct group page_group;
@@ -164,12 +166,27 @@ static void borrowed_add(struct check_task *task, const struct sharing *sharing)
     }
 }
 
+/* Each block belongs to one item of a tree. */
+static void owned_add(struct check_task *task, const struct sharing *sharing)
+{
+    uint64_t end = sharing->address + sharing->blocks;
+    bool doubled = false;
+    for (uint64_t block = sharing->address; block < end && end <= task->size_blocks; block++) {
+        uint8_t bit = (uint8_t)(1u << block % 8);
+        doubled |= (task->owned[block / 8] & bit) != 0;
+        task->owned[block / 8] |= bit;
+    }
+    if (doubled)
+        problem(task, sharing->inode, "owns blocks at %" PRIu64 " that another extent owns", sharing->address);
+}
+
 /* Outside the body, which may run more than once. */
 static int sharing_take(struct check_task *task, const struct sharing *sharing)
 {
     struct checked_run *run = sharing->kind == SHARING_RUN ? NULL : run_behind(task, sharing->address);
     switch (sharing->kind) {
     case SHARING_RUN:
+        owned_add(task, sharing);
         return run_add(task, sharing);
     case SHARING_REFERENCES:
         if (run == NULL || run->address != sharing->address)
@@ -181,6 +198,7 @@ static int sharing_take(struct check_task *task, const struct sharing *sharing)
         borrowed_add(task, sharing);
         return 0;
     case SHARING_OWNED:
+        owned_add(task, sharing);
         if (run != NULL && run->address < sharing->address + sharing->blocks)
             problem(task, sharing->inode, "owns block %" PRIu64 ", which is shared", sharing->address);
         return 0;
@@ -520,9 +538,17 @@ static int check_page_body(struct transaction *transaction, void *argument)
 int64_t filesystem_check(struct filesystem *filesystem, uint64_t object_id, filesystem_report report, void *argument)
 {
     struct check_task *task = calloc(1, sizeof *task);
+    struct store_statistics statistics;
     int64_t problems = 0;
     if (task == NULL)
         return -ENOMEM;
+    store_statistics(filesystem->store, &statistics);
+    task->size_blocks = statistics.size_blocks;
+    task->owned = calloc(statistics.size_blocks / 8 + 1, 1);
+    if (task->owned == NULL) {
+        free(task);
+        return -ENOMEM;
+    }
     key_set(&task->after, VOLUME_INODE, (enum item_type)0);
     int status = store_transact(filesystem->store, object_id, STORE_TRANSACT_READ, check_start_body, task);
     while (status == 0) {
@@ -544,6 +570,7 @@ int64_t filesystem_check(struct filesystem *filesystem, uint64_t object_id, file
             report(argument, task->messages[message]);
         problems += task->page_messages;
     }
+    free(task->owned);
     free(task->runs);
     free(task);
     return status != 0 ? status : problems;

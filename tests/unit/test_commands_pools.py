@@ -203,4 +203,4 @@ def test_fsck_finds_damage(pool: pathlib.Path, capsys: pytest.CaptureFixture[str
     assert fsck.main([str(pool)]) == 0
     assert fsck.main([str(pool), "--data"]) == 4
     shown = capsys.readouterr().out
-    assert "problem" in shown and "nothing was changed; copy what you need from a read-only mount (-o ro)" in shown
+    assert "problem" in shown and "nothing was changed; 'fsck.cowfs -y' repairs" in shown

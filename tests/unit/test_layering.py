@@ -19,7 +19,7 @@ LAYERS = (
     {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties", "cowfs.retention"},
     {"cowfs.travel", "cowfs.differences"},
     {"cowfs.mappings", "cowfs.mounting", "cowfs.damage"},
-    {"cowfs.client", "cowfs.pools", "cowfs.volumes", "cowfs.restore"},
+    {"cowfs.client", "cowfs.pools", "cowfs.volumes", "cowfs.restore", "cowfs.repair"},
     {"cowfs.versions", "cowfs.heads"},
     {"cowfs.history", "cowfs.schedule", "cowfs.deletion", "cowfs.travel_verbs"},
     {"cowfs.operations", "cowfs.serving", "cowfs.control", "cowfs.scrub"},

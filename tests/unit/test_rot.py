@@ -251,3 +251,41 @@ def test_what_is_outside_the_trees(image: Image) -> None:
             store.checkpoint()
             assert scrub(store)[1] == [], block
             assert store.check() == [], block
+
+
+def test_rot_in_the_journal_is_never_passed_over() -> None:
+    """After a crash: a damaged group that was flushed before a later one keeps the pool from being opened for writing,
+    instead of taking what was committed after it away unseen. Only the last group has nobody to tell of it."""
+    storage = Storage.open_memory(POOL_SIZE_BYTES)
+    Store.format(storage, journal_size_bytes=JOURNAL_BLOCKS * BLOCK)
+    store = Store(storage, background=False)
+    volume_id = store.volume_create("main")
+    store.checkpoint()
+    for number in range(12):
+        store.put(volume_id, b"key %d" % number, pattern(300, number))
+        store.commit()
+    store.abandon()
+    image = storage.read(0, POOL_SIZE_BYTES)
+    draw = random.Random(5)
+    groups = [block for block in range(RING_SLOTS, BITMAP_BLOCK) if image[block * BLOCK :][:4] == b"CTJN"]
+    last = max(groups, key=lambda block: int.from_bytes(image[block * BLOCK + 8 :][:8], "little"))
+    refused = 0
+    for block in groups:
+        content = bytearray(image)
+        content[block * BLOCK + draw.randrange(300)] ^= 1 << draw.randrange(8)
+        storage.write(0, content)
+        try:
+            with opened(storage) as store:
+                items = store.scan(volume_id)
+                assert len(items) == (11 if block == last else 12)
+        except OSError as error:
+            assert error.errno == errno.EIO and "journal is damaged" in str(error) and block != last
+            refused += 1
+            with opened(storage, read_only=True) as store:
+                assert store.damages()[0][0]["kind"] == "journal" and store.check() != []
+            store = Store(storage, background=False, rebuild_space=True)
+            assert len(store.scan(volume_id)) < 12
+            store.close()
+            with opened(storage) as store:
+                assert store.check() == []
+    assert refused > 8
