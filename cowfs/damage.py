@@ -165,7 +165,7 @@ class Locator:
             last = _key(int.from_bytes(key[:8], "big"), _EXTENT, block + 1)
             return any(_covers(value, damage["address"]) for _, value in self._store.scan(object_id, first, last))
         except OSError as error:
-            return error.errno == errno.EIO
+            return damage["kind"] == "node" and error.errno == errno.EIO
 
 
 def describe(located: dict[str, Any]) -> str:
@@ -214,10 +214,18 @@ class DamageLog:
             for damage in damages:
                 known = self._located.get(damage["sequence"])
                 if known is None:
-                    known = self._locator.locate(damage)
+                    known = self._locate(damage)
                     log.log(logging.WARNING if known["repaired"] else logging.ERROR, "%s", describe(known))
                 located[damage["sequence"]] = known | {name: damage[name] for name in ("count", "last_ns", "repaired")}
             self._located = located
+
+    def _locate(self, damage: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._locator.locate(damage)
+        except OSError as error:
+            # What would tell is damaged too.
+            log.info("where block %d belongs to cannot be found out: %s", damage["address"], error)
+            return self._locator.locate(damage | {"object_id": 0})
 
     def has_news(self) -> bool:
         """Does not wait."""

@@ -39,7 +39,11 @@ class Scrubber:
     def __init__(self, pool: MountedPool, damage: DamageLog) -> None:
         self._pool = pool
         self._damage = damage
-        self._path = state_path(pool.store.statistics()["uuid"].hex())
+        self._path = ""
+        try:
+            self._path = state_path(pool.store.statistics()["uuid"].hex())
+        except OSError as error:
+            log.warning("a scrub will not be remembered over unmounting: %s", error)
         self._wake = trio.Event()
         self._saved_s = 0.0
         self._state = self._load()
@@ -50,6 +54,8 @@ class Scrubber:
 
     def _load(self) -> dict[str, Any]:
         state = self._fresh()
+        if not self._path:
+            return state
         try:
             with open(self._path, encoding="utf-8") as file:
                 loaded = json.load(file)
@@ -60,13 +66,15 @@ class Scrubber:
             log.warning("%s is not what a scrub leaves: it begins anew", self._path)
         except FileNotFoundError:
             return state
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s cannot be understood (%s): the scrub begins anew", self._path, error)
         return state
 
     def save(self) -> None:
         """Waits for the medium."""
         self._saved_s = time.monotonic()
+        if not self._path:
+            return
         temporary = f"{self._path}.{os.getpid()}"
         try:
             with open(temporary, "w", encoding="utf-8") as file:

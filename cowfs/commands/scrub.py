@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--status", action="store_true", help="show how far it is, and what it has found")
     what.add_argument("--pause", action="store_true", help="stop; the next start goes on from there")
     what.add_argument("--cancel", action="store_true", help="stop; the next start begins anew")
-    parser.add_argument("-b", "--background", action="store_true", help="start it and return at once")
+    parser.add_argument("-b", "--background", action="store_true",
+                        help="start it and return at once; without it one that runs already is followed")
     parser.add_argument("--rate", metavar="N", help="bytes a second at most, as in 200M; 'max': no limit; default 64M")
     add_json(parser)
 
@@ -38,7 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.pause or arguments.cancel:
             state = client.scrub("pause" if arguments.pause else "cancel")
         else:
-            state = client.scrub("start", rate_bytes)
+            state = client.scrub("status")
+            if state["state"] != "running" or rate_bytes is not None or arguments.background:
+                state = client.scrub("start", rate_bytes)
             if not arguments.background:
                 state = _follow(client, state)
         places = client.status()["damage"]["places"] if state["damaged"] else []

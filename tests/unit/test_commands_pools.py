@@ -172,9 +172,16 @@ def test_a_truncated_pool_is_refused_unharmed(pool: pathlib.Path) -> None:
 
 
 def test_fsck_usage(pool: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for options in ([], ["-p"], ["-a", "-f"], ["-n"], ["-y", "--all", "--data"], ["-C", "5"]):
+    for options in ([], ["-p"], ["-a", "-f"], ["-n"], ["-y", "--all", "--data"], ["-C0"]):
         assert fsck.main([str(pool), *options]) == 0
-    assert "clean" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "clean" in shown.out and "checking the volume main" in shown.err
+    read_end, write_end = os.pipe()
+    assert fsck.main([str(pool), "-C", str(write_end)]) == 0
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        assert pipe.readlines()[-1].split() == ["3", "0", "1000", str(pool)]
+    capsys.readouterr()
     assert fsck.main([str(pool), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["problems"] == []
     assert fsck.main([str(tmp_path / "missing"), "--json"]) == 8

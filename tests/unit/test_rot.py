@@ -5,6 +5,8 @@ import contextlib
 import errno
 import random
 import stat
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -289,3 +291,47 @@ def test_rot_in_the_journal_is_never_passed_over() -> None:
             with opened(storage) as store:
                 assert store.check() == []
     assert refused > 8
+
+
+def test_scrub_beside_changes_finds_nothing() -> None:
+    """Writers, snapshots that come and go and checkpoints move everything while it is read: none of that is damage."""
+    storage = Storage.open_memory(4 * POOL_SIZE_BYTES)
+    Store.format(storage)
+    store = Store(storage, commit_interval_ms=5)
+    volume_id = store.volume_create("main")
+    FileSystem.initialize(store, volume_id, uid=0, gid=0)
+    files = FileSystem(store, volume_id)
+    nodes = [files.create(ROOT_INODE, b"f%d" % index, stat.S_IFREG | 0o644, 0, 0)[NODE] for index in range(40)]
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def change(seed: int) -> None:
+        draw = random.Random(seed)
+        try:
+            while not stop.is_set():
+                files.write(draw.choice(nodes), draw.randrange(100_000), pattern(draw.randrange(1, 30_000), seed))
+                if seed == 0:
+                    store.snapshot(volume_id, f"s{draw.random()}", sync=False)
+                    for old in store.snapshots(volume_id)[:-6]:
+                        store.snapshot_delete(old.id)
+                if draw.randrange(20) == 0:
+                    store.checkpoint()
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=change, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    rounds, deadline = 0, time.monotonic() + 3
+    while not failures and time.monotonic() < deadline:
+        figures, damage = scrub(store)
+        assert damage == [] and figures["damaged"] == 0
+        rounds += 1
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and rounds >= 5
+    assert store.damages() == ([], 0)
+    assert store.check(read_data=True) == []
+    store.close()
