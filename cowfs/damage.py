@@ -58,16 +58,18 @@ class Locator:
         if not object_id or (len(key) < _INODE_LENGTH_BYTES and damage["kind"] != "node"):
             return located
         volume_id = self._name_tree(object_id, located)
+        places: list[tuple[int, int]] = []  # (inode, block) of each file that has it
         inode = int.from_bytes(key[:_INODE_LENGTH_BYTES].ljust(_INODE_LENGTH_BYTES, b"\0"), "big")
         if damage["kind"] in ("data", "read") and inode:
             located["inode"] = inode
             block = int.from_bytes(key[9:17], "big") + damage["extent_block"]
             located["offset_bytes"] = block * BLOCK_SIZE_BYTES
             located["paths"] = self._path(object_id, volume_id, inode)
+            places.append((inode, block))
         elif damage["kind"] in ("data", "node"):
-            located["paths"] = self._named_by_scan(object_id, volume_id, damage)
+            located["paths"] = self._named_by_scan(object_id, volume_id, damage, places)
         if damage["kind"] in ("data", "node"):
-            self._find_trees(damage, located)
+            self._find_trees(damage, places, located)
         return located
 
     def _name_tree(self, object_id: int, located: dict[str, Any]) -> int:
@@ -98,7 +100,8 @@ class Locator:
             return []
         return [os.fsdecode(path)]
 
-    def _named_by_scan(self, object_id: int, volume_id: int, damage: dict[str, Any]) -> list[str]:
+    def _named_by_scan(self, object_id: int, volume_id: int, damage: dict[str, Any],
+                       places: list[tuple[int, int]]) -> list[str]:
         """Of shared blocks: the files that borrow them. Of a node: the files that have, or may have, items there. Up to
         _NAMES_MAX."""
         first = int.from_bytes(damage["key"][:8].ljust(8, b"\0"), "big")
@@ -114,6 +117,8 @@ class Locator:
                 found = [path.rstrip("/") + "/" + os.fsdecode(value[9:]) for path in parent]
             elif not is_node and kind == _EXTENT and value[_EXTENT_FLAGS_AT] & _BORROWED and _covers(
                     value, damage["address"]):
+                block = int.from_bytes(key[9:17], "big") + damage["address"] - int.from_bytes(value[:8], "little")
+                places.append((int.from_bytes(key[:8], "big"), block))
                 found = self._path(object_id, volume_id, int.from_bytes(key[:8], "big"))
             paths |= dict.fromkeys(found)
         return list(paths)
@@ -143,29 +148,31 @@ class Locator:
         except OSError:
             return []
 
-    def _find_trees(self, damage: dict[str, Any], located: dict[str, Any]) -> None:
+    def _find_trees(self, damage: dict[str, Any], places: list[tuple[int, int]], located: dict[str, Any]) -> None:
         """Every volume and snapshot that has the damaged block."""
         for volume in self._store.volumes():
-            if self._has(volume.id, damage):
+            if self._has(volume.id, damage, places):
                 located["in_volumes"].append(volume.name)
             located["in_snapshots"] += [f"{volume.name}@{snapshot.name}" for snapshot in
-                                        self._store.snapshots(volume.id) if self._has(snapshot.id, damage)]
+                                        self._store.snapshots(volume.id) if self._has(snapshot.id, damage, places)]
 
-    def _has(self, object_id: int, damage: dict[str, Any]) -> bool:
-        key = damage["key"]
+    def _has(self, object_id: int, damage: dict[str, Any], places: list[tuple[int, int]]) -> bool:
+        """Files may have come to share the block, or have ceased to."""
         try:
             if damage["kind"] == "node":
-                self._store.scan(object_id, key, limit=1)
+                self._store.scan(object_id, damage["key"], limit=1)
                 return False
-            if key[8] == _SHARED:
-                value = self._store.get(object_id, key)
-                return value is not None and _covers(value, damage["address"])
-            block = int.from_bytes(key[9:17], "big") + damage["extent_block"]
-            first = _key(int.from_bytes(key[:8], "big"), _EXTENT, max(0, block - _EXTENT_BLOCKS_MAX + 1))
-            last = _key(int.from_bytes(key[:8], "big"), _EXTENT, block + 1)
-            return any(_covers(value, damage["address"]) for _, value in self._store.scan(object_id, first, last))
+            address = damage["address"]
+            return self._covered(object_id, 0, _SHARED, address, address) or any(
+                self._covered(object_id, inode, _EXTENT, block, address) for inode, block in places)
         except OSError as error:
             return damage["kind"] == "node" and error.errno == errno.EIO
+
+    def _covered(self, object_id: int, inode: int, kind: int, number: int, address: int) -> bool:
+        """Whether one of the extents that can cover this number covers the address."""
+        first = _key(inode, kind, max(0, number - _EXTENT_BLOCKS_MAX + 1))
+        return any(_covers(value, address) for _, value in self._store.scan(
+            object_id, first, _key(inode, kind, number + 1)))
 
 
 def describe(located: dict[str, Any]) -> str:

@@ -72,6 +72,14 @@ class Image:
         self.storage.write(0, content)
         return self.storage
 
+    def storage_with(self, blocks: list[int], draw: random.Random) -> Storage:
+        """The same with a drawn bit of each of these."""
+        content = bytearray(self.bytes)
+        for block in blocks:
+            content[block * BLOCK + draw.randrange(BLOCK)] ^= 1 << draw.randrange(8)
+        self.storage.write(0, content)
+        return self.storage
+
 
 def read_all(store: Store) -> Content:
     """What a user can read: every tree's every path. EIO where something cannot be read is content, too."""
