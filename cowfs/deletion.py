@@ -13,6 +13,8 @@ from cowfs.volumes import MountedPool
 
 _PAGE_LENGTH = 1000
 _NAMES_MAX = 1000
+_BATCH_LENGTH = 64
+_RATE_PER_SECOND = 4000
 _PATTERN_CHARACTERS = frozenset("*?[")
 
 
@@ -75,6 +77,7 @@ def destroy_selected(pool: MountedPool, volume: str | None, selection: Selection
     held: list[str] = []
     ids: list[int] = []
     count = 0
+    started = time.monotonic()
     for snapshot in selection.of(pool, volume_id):
         if snapshot.hold_count:
             if len(held) < _NAMES_MAX:
@@ -85,6 +88,9 @@ def destroy_selected(pool: MountedPool, volume: str | None, selection: Selection
         elif not pool.delete_quietly(snapshot):
             continue
         count += 1
+        if not dry_run and count % _BATCH_LENGTH == 0:
+            # What is deleted between two checkpoints the second one does in one go, while writers wait.
+            time.sleep(max(0.0, started + count / _RATE_PER_SECOND - time.monotonic()))
         if len(names) < _NAMES_MAX:
             names.append(snapshot.name)
     result: dict[str, Any] = {"count": count, "names": names, "held": held}

@@ -74,6 +74,8 @@ void filesystem_close(struct filesystem *filesystem);
 int filesystem_view_of_snapshot(struct filesystem *filesystem, uint64_t snapshot_id, uint64_t *root_node);
 int filesystem_view_of_volume(struct filesystem *filesystem, uint64_t volume_id, uint64_t *root_node);
 void filesystem_forget_snapshot(struct filesystem *filesystem, uint64_t snapshot_id);
+/* Whether any view of it was made: only then can the kernel know its name. */
+bool filesystem_snapshot_is_viewed(struct filesystem *filesystem, uint64_t snapshot_id);
 /* The volume's content was replaced: a new view, and the old one stale. `nodes` (free() it) are the old view's node
  * ids with a lookup count above zero. */
 int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, uint64_t **nodes, size_t *node_count);
@@ -170,6 +172,10 @@ int filesystem_may_open(struct filesystem *filesystem, uint64_t node, unsigned f
 
 /* Of the volume that the node lies in, under a new name: captures every verb that returned before. -EEXIST. */
 int filesystem_snapshot(struct filesystem *filesystem, uint64_t node, const char *name, bool durable);
+int filesystem_take_snapshot(struct filesystem *filesystem, uint64_t node, const char *name, bool durable,
+                             struct store_snapshot *taken);
+/* -ENOENT, -EBUSY (held); -ENOTTY when it has a view, whose names the kernel has to be told to forget. */
+int filesystem_destroy_snapshot(struct filesystem *filesystem, uint64_t node, const char *name, bool durable);
 
 /* ---- data ---------------------------------------------------------------------------------------------------- */
 

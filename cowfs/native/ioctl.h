@@ -17,4 +17,18 @@ struct cowfs_snapshot {
 };
 #define COWFS_IOC_SNAPSHOT _IOW(0xC0, 1, struct cowfs_snapshot)
 
+/* The same, and tells what was taken. With cache=back ENOTTY: use the control socket. */
+struct cowfs_snapshot_taken {
+    __u32 flags;
+    __u32 reserved; /* 0 */
+    char name[256];
+    __u64 id, epoch, created_ns; /* out */
+};
+#define COWFS_IOC_SNAPSHOT_TAKE _IOWR(0xC0, 2, struct cowfs_snapshot_taken)
+
+/* Deletes the snapshot of this name; the deletion is durable when the call returns, unless COWFS_SNAPSHOT_NO_SYNC.
+ * ENOENT, EBUSY (it is held), and ENOTTY for one that was looked at by `.cowfs/snapshot/NAME`: the control socket
+ * deletes it and makes the kernel forget the name. */
+#define COWFS_IOC_SNAPSHOT_DESTROY _IOW(0xC0, 3, struct cowfs_snapshot)
+
 #endif

@@ -180,22 +180,70 @@ static bool is_text(const char *name)
     return true;
 }
 
+static bool may_be_named(uint32_t flags, uint32_t reserved, const char *name, size_t size)
+{
+    return (flags & ~COWFS_SNAPSHOT_NO_SYNC) == 0 && reserved == 0 && memchr(name, 0, size) != NULL && is_text(name);
+}
+
 /* The owner of the volume's root directory may, and root, as for `mkdir .cowfs/snapshot/NAME`. */
-static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_request *request,
-                                       struct pump_answer *answer)
+static int check_owner(struct pump *pump, const struct pump_request *request)
 {
     struct filesystem_attributes root;
+    uint64_t own_root = (request->header.nodeid & ~PUMP_INODE_MASK) | FILESYSTEM_ROOT_INODE;
+    int status = filesystem_getattr(pump->filesystem, own_root, &root);
+    return status == 0 && request->header.uid != 0 && request->header.uid != root.uid ? -EPERM : status;
+}
+
+static enum pump_outcome take_and_tell(struct pump *pump, const struct pump_request *request,
+                                       struct pump_answer *answer)
+{
+    struct cowfs_snapshot_taken wanted;
+    struct store_snapshot taken;
+    if (pump->cache != NULL)
+        return pump_fail(answer, -ENOTTY);
+    if (request->payload_length < sizeof wanted)
+        return pump_fail(answer, -EINVAL);
+    memcpy(&wanted, request->payload, sizeof wanted);
+    if (!may_be_named(wanted.flags, wanted.reserved, wanted.name, sizeof wanted.name))
+        return pump_fail(answer, -EINVAL);
+    int status = check_owner(pump, request);
+    if (status == 0)
+        status = filesystem_take_snapshot(pump->filesystem, request->header.nodeid, wanted.name,
+                                          (wanted.flags & COWFS_SNAPSHOT_NO_SYNC) == 0, &taken);
+    if (status != 0)
+        return pump_fail(answer, status);
+    wanted.id = taken.id;
+    wanted.epoch = taken.epoch;
+    wanted.created_ns = taken.created_ns;
+    return answer_ioctl(answer, &wanted, sizeof wanted);
+}
+
+static enum pump_outcome destroy_snapshot(struct pump *pump, const struct pump_request *request,
+                                          struct pump_answer *answer)
+{
     struct cowfs_snapshot wanted;
     if (request->payload_length < sizeof wanted)
         return pump_fail(answer, -EINVAL);
     memcpy(&wanted, request->payload, sizeof wanted);
-    if ((wanted.flags & ~COWFS_SNAPSHOT_NO_SYNC) != 0 || wanted.reserved != 0 ||
-        memchr(wanted.name, 0, sizeof wanted.name) == NULL || !is_text(wanted.name))
+    if (!may_be_named(wanted.flags, wanted.reserved, wanted.name, sizeof wanted.name))
         return pump_fail(answer, -EINVAL);
-    uint64_t own_root = (request->header.nodeid & ~PUMP_INODE_MASK) | FILESYSTEM_ROOT_INODE;
-    int status = filesystem_getattr(pump->filesystem, own_root, &root);
-    if (status == 0 && request->header.uid != 0 && request->header.uid != root.uid)
-        status = -EPERM;
+    int status = check_owner(pump, request);
+    if (status == 0)
+        status = filesystem_destroy_snapshot(pump->filesystem, request->header.nodeid, wanted.name,
+                                             (wanted.flags & COWFS_SNAPSHOT_NO_SYNC) == 0);
+    return status != 0 ? pump_fail(answer, status) : answer_ioctl(answer, NULL, 0);
+}
+
+static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_request *request,
+                                       struct pump_answer *answer)
+{
+    struct cowfs_snapshot wanted;
+    if (request->payload_length < sizeof wanted)
+        return pump_fail(answer, -EINVAL);
+    memcpy(&wanted, request->payload, sizeof wanted);
+    if (!may_be_named(wanted.flags, wanted.reserved, wanted.name, sizeof wanted.name))
+        return pump_fail(answer, -EINVAL);
+    int status = check_owner(pump, request);
     if (status == 0 && pump->cache != NULL)
         return PUMP_SNAPSHOT;
     if (status == 0)
@@ -220,6 +268,10 @@ PUMP_HANDLER(pump_ioctl)
         return set_flags(pump, request, true, answer);
     case COWFS_IOC_SNAPSHOT:
         return take_snapshot(pump, request, answer);
+    case COWFS_IOC_SNAPSHOT_TAKE:
+        return take_and_tell(pump, request, answer);
+    case COWFS_IOC_SNAPSHOT_DESTROY:
+        return destroy_snapshot(pump, request, answer);
     default:
         return pump_fail(answer, -ENOTTY);
     }

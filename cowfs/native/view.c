@@ -163,6 +163,14 @@ int filesystem_view_of_volume(struct filesystem *filesystem, uint64_t volume_id,
     return filesystem->read_only || *root_node == FILESYSTEM_ROOT_INODE ? 0 : orphans_finish(filesystem, view);
 }
 
+bool filesystem_snapshot_is_viewed(struct filesystem *filesystem, uint64_t snapshot_id)
+{
+    pthread_mutex_lock(&filesystem->view_mutex);
+    bool viewed = view_find_object(filesystem, snapshot_id) != NULL;
+    pthread_mutex_unlock(&filesystem->view_mutex);
+    return viewed;
+}
+
 void filesystem_forget_snapshot(struct filesystem *filesystem, uint64_t snapshot_id)
 {
     pthread_mutex_lock(&filesystem->view_mutex);

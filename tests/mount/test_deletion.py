@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import cowfs
 from cowfs.errors import ExitCode
 from tools.scratch import MIB, CommandFailed, Mount, run, run_json, wait_until
 
@@ -79,3 +80,45 @@ def test_a_list_in_pages(mount: Mount) -> None:
     assert run_json("cowfs", "destroy", f"{root}@s*")["count"] == 2500
     with pytest.raises(CommandFailed, match=f"exited {int(ExitCode.NOT_FOUND)}"):
         run("cowfs", "list", "--after", "missing", root)
+
+
+def test_the_quick_way_does_what_the_socket_does(mount: Mount) -> None:
+    """By ioctl with the pump, by the socket without it or where only that can tell what is wrong."""
+    root, client = mount.directory, mount.client()
+    (root / "file").write_text("1")
+    taken = [client.snapshot("one"), client.snapshot("two", sync=False), client.snapshot()]
+    listed = client.list()
+    assert taken == listed
+    assert len(taken[2]["name"]) > 10
+    for name, code in (("one", "exists"), ("x" * 300, "name"), ("a/b", "name"), ("", "name"), ("\udcff", "name")):
+        with pytest.raises(cowfs.CowfsError) as refused:
+            client.snapshot(name)
+        assert refused.value.code == code
+    client.hold("one", "test")
+    for name, code in (("one", "held"), ("missing", "not_found"), ("one" + "x" * 300, "not_found")):
+        with pytest.raises(cowfs.CowfsError) as refused:
+            client.destroy(name)
+        assert refused.value.code == code
+    # One that the kernel knows by name is forgotten there too.
+    assert (mount.snapshot_directory("two") / "file").read_text() == "1"
+    client.destroy("two")
+    assert not mount.snapshot_directory("two").exists()
+    client.destroy(taken[2]["name"])
+    assert [each["name"] for each in client.list()] == ["one"]
+    run("cowfs", "clone", f"{root}@one", "copy")
+    with cowfs.connect(str(root / ".cowfs" / "volume" / "copy")) as other:
+        other.snapshot("of the copy")
+        assert [each["name"] for each in other.list()] == ["of the copy"]
+        other.destroy("of the copy")
+        assert other.list() == []
+    mount.kill_daemon()
+    mount = mount.pool.mount()
+    assert [each["name"] for each in mount.client().list()] == ["one"]
+
+
+def test_a_client_does_not_keep_the_mount(mount: Mount) -> None:
+    client = mount.client()
+    client.snapshot("one")
+    mount.unmount()
+    with pytest.raises(cowfs.CowfsError):
+        client.snapshot("two")
