@@ -138,6 +138,9 @@ class Store:
     def snapshot_since(self, object_id: int, epoch: int) -> int | None:
         """Id of the oldest snapshot between an epoch and the object (itself included) with no rollback or clone between
         it and the object: whatever of the object was born up to that epoch is in it."""
+    def promote(self, volume_id: int) -> None:
+        """The snapshots up to a clone's origin become its own, and the volume that had them a clone. EINVAL: it is no
+        clone, or they are; EEXIST: it has one of the same name as one of them."""
     def heads(self, volume_id: int) -> list[tuple[int, int, int]]:
         """(id, id of the snapshot it began at or 0, id of the guard snapshot that a rollback took first or 0) of each
         content that the volume has had since it was made, the oldest first."""

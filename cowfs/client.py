@@ -304,6 +304,12 @@ class Client:
         result: dict[str, Any] = self.request("clone", name=snapshot, clone=name, volume=self.volume)
         return result
 
+    def promote(self) -> dict[str, Any]:
+        """Gives the clone that this client is for the snapshots up to the one it was made of, and makes the volume that
+        had them a clone."""
+        result: dict[str, Any] = self.request("promote", volume=self.volume)
+        return result
+
     def destroy_volume(self, name: str) -> None:
         """Deletes a volume and all its snapshots; not the mounted one."""
         self.request("destroy_volume", volume=name)

@@ -54,11 +54,16 @@ def _log(pool: MountedPool, arguments: Arguments) -> object:
     return describe_log(pool, pool.find_volume(arguments["volume"]))
 
 
+def _promote(pool: MountedPool, arguments: Arguments) -> object:
+    return pool.promote(arguments["volume"])
+
+
 _VOLUME = ((str, type(None)), None)
 TRAVEL_VERBS: Mapping[str, tuple[Callable[[MountedPool, Arguments], object], Parameters]] = {
     "resolve": (_resolve, {"volume": _VOLUME, "at": ((str,), ...)}),
     "diff": (_diff, {"volume": _VOLUME, "old": ((str,), ""), "new": ((str,), ""), "path": ((str,), ""),
                      "first_inode": ((int,), 0)}),
+    "promote": (_promote, {"volume": _VOLUME}),
     "log": (_log, {"volume": _VOLUME}),
     "versions": (_versions, {"volume": _VOLUME, "path": ((str,), ...)}),
 }

@@ -300,6 +300,29 @@ class MountedPool:
         self.properties.announce(volume_id)
         return {"volume": clone, "id": volume_id, "snapshot": name}
 
+    def promote(self, volume: str | None) -> dict[str, Any]:
+        """Waits until it is durable. Gives a clone the snapshots up to the one it was made of."""
+        self._check_writable()
+        volume_id = self.find_volume(volume)
+        had = {snapshot.id for snapshot in self.store.snapshots(volume_id)}
+        try:
+            self.store.promote(volume_id)
+        except FileExistsError:
+            raise CowfsError("exists", "the clone has a snapshot of the same name as one that it would be given",
+                             "destroy one of the two first") from None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise CowfsError("usage", "this volume is not a clone of another volume's snapshot, so there is nothing to "
+                             "promote", "'cowfs log DIR' shows what it was made of") from None
+        given = [snapshot.name for snapshot in self.store.snapshots(volume_id) if snapshot.id not in had]
+        self.history_changed_ns = time.time_ns()
+        if volume_id != self.volume_id:
+            for name in given:
+                self.forget_entry(self.snapshots_node, name)
+        self.store.commit()
+        return {"volume": self.store.volume_get(volume_id).name, "snapshots": given}
+
     def destroy_volume(self, name: str) -> None:
         """Waits. The volume and all its snapshots."""
         self.check_writable()

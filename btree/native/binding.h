@@ -177,6 +177,7 @@ STORE_METHOD(binding_properties);
 STORE_METHOD(binding_snapshot_at);
 STORE_METHOD(binding_snapshot_before);
 STORE_METHOD(binding_snapshot_since);
+STORE_METHOD(binding_promote);
 STORE_METHOD(binding_heads);
 
 #endif

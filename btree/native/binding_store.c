@@ -493,6 +493,8 @@ static PyMethodDef store_methods[] = {
            "snapshot_before($self, /, volume_id, before_id)\n--\n\nId of the newest before another, or None."),
     METHOD("snapshot_since", binding_snapshot_since, WITH_KEYWORDS,
            "snapshot_since($self, /, object_id, epoch)\n--\n\nId of the oldest of its line since an epoch, or None."),
+    METHOD("promote", binding_promote, WITH_KEYWORDS,
+           "promote($self, /, volume_id)\n--\n\nGives a clone the snapshots up to its origin."),
     METHOD("heads", binding_heads, WITH_KEYWORDS,
            "heads($self, /, volume_id)\n--\n\n(id, origin snapshot, guard snapshot) of each, the oldest first."),
     METHOD("commit", store_py_commit, METH_NOARGS, "commit($self, /)\n--\n\nMakes all that returned durable."),

@@ -49,6 +49,25 @@ STORE_METHOD(binding_snapshot_since)
     return travel(self, arguments, keywords, names, "O&O&:snapshot_since", store_snapshot_since);
 }
 
+STORE_METHOD(binding_promote)
+{
+    static char *names[] = {"volume_id", NULL};
+    uint64_t volume_id = 0;
+    int result;
+
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:promote", names, binding_convert_u64, &volume_id)) {
+        return NULL;
+    }
+    if (!gate_enter(&self->gate, "Store")) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    result = store_promote(self->store, volume_id);
+    Py_END_ALLOW_THREADS
+    gate_leave(&self->gate);
+    return binding_none(result);
+}
+
 STORE_METHOD(binding_heads)
 {
     static char *names[] = {"volume_id", NULL};

@@ -84,7 +84,7 @@ struct snapshot *snapshot_by_id(struct store *store, uint64_t id)
 struct snapshot *snapshot_by_name(struct store *store, const struct volume *volume, const char *name)
 {
     struct snapshot *snapshot = store->snapshot_by_name[name_slot(store, volume->id, name)];
-    while (snapshot && (snapshot->chain->volume != volume || strcmp(snapshot->name, name) != 0))
+    while (snapshot && (snapshot->volume != volume || strcmp(snapshot->name, name) != 0))
         snapshot = snapshot->name_next;
     return snapshot;
 }
@@ -122,8 +122,8 @@ static void hash_grow(struct store *store)
             size_t slot = id_slot(store, snapshot->id);
             snapshot->id_next = by_id[slot];
             by_id[slot] = snapshot;
-            if (!snapshot->hidden && chain->volume) {
-                slot = name_slot(store, chain->volume->id, snapshot->name);
+            if (!snapshot->hidden) {
+                slot = name_slot(store, snapshot->volume->id, snapshot->name);
                 snapshot->name_next = by_name[slot];
                 by_name[slot] = snapshot;
             }
@@ -133,7 +133,7 @@ static void hash_grow(struct store *store)
 
 static void name_unlink(struct store *store, struct snapshot *snapshot)
 {
-    struct snapshot **at = &store->snapshot_by_name[name_slot(store, snapshot->chain->volume->id, snapshot->name)];
+    struct snapshot **at = &store->snapshot_by_name[name_slot(store, snapshot->volume->id, snapshot->name)];
     while (*at && *at != snapshot)
         at = &(*at)->name_next;
     if (*at)
@@ -252,16 +252,34 @@ void record_removed(struct store *store, enum system_key_type type, uint64_t id)
 
 /* ---- snapshots ------------------------------------------------------------------------------------------------ */
 
-struct snapshot *snapshot_attach(struct store *store, struct chain *chain, uint64_t id, const char *name, bool hidden)
+static void name_link(struct store *store, struct snapshot *snapshot)
+{
+    size_t slot = name_slot(store, snapshot->volume->id, snapshot->name);
+    snapshot->name_next = store->snapshot_by_name[slot];
+    store->snapshot_by_name[slot] = snapshot;
+}
+
+void snapshot_give(struct store *store, struct snapshot *snapshot, struct volume *volume)
+{
+    name_unlink(store, snapshot);
+    volume_slot_remove(snapshot->volume, snapshot);
+    snapshot->volume = volume;
+    name_link(store, snapshot);
+    mark_snapshot_dirty(store, snapshot);
+}
+
+struct snapshot *snapshot_attach(struct store *store, struct chain *chain, struct volume *volume, uint64_t id,
+                                 const char *name)
 {
     struct snapshot *snapshot = calloc(1, sizeof *snapshot);
     if (!snapshot)
         return NULL;
     snapshot->id = id;
     snapshot->chain = chain;
-    snapshot->hidden = hidden;
+    snapshot->volume = volume;
+    snapshot->hidden = volume == NULL;
     snapshot->name = strdup(name);
-    if (!snapshot->name || (!hidden && volume_slot_add(chain->volume, snapshot) < 0)) {
+    if (!snapshot->name || (volume && volume_slot_add(volume, snapshot) < 0)) {
         snapshot_free(snapshot);
         return NULL;
     }
@@ -276,11 +294,8 @@ struct snapshot *snapshot_attach(struct store *store, struct chain *chain, uint6
     size_t slot = id_slot(store, id);
     snapshot->id_next = store->snapshot_by_id[slot];
     store->snapshot_by_id[slot] = snapshot;
-    if (!hidden) {
-        slot = name_slot(store, chain->volume->id, name);
-        snapshot->name_next = store->snapshot_by_name[slot];
-        store->snapshot_by_name[slot] = snapshot;
-    }
+    if (volume)
+        name_link(store, snapshot);
     store->snapshot_count++;
     return snapshot;
 }
@@ -293,7 +308,7 @@ int apply_snapshot_create(struct store *store, uint64_t volume_id, uint64_t snap
         return -ENOENT;
     if (snapshot_by_name(store, volume, name))
         return -EEXIST;
-    struct snapshot *snapshot = snapshot_attach(store, volume->head, snapshot_id, name, false);
+    struct snapshot *snapshot = snapshot_attach(store, volume->head, volume, snapshot_id, name);
     if (!snapshot)
         return -ENOMEM;
     snapshot->root = volume->head->head;
@@ -395,7 +410,8 @@ static void snapshot_detach(struct store *store, struct snapshot *snapshot)
 static void snapshot_hide(struct store *store, struct snapshot *snapshot)
 {
     name_unlink(store, snapshot);
-    volume_slot_remove(snapshot->chain->volume, snapshot);
+    volume_slot_remove(snapshot->volume, snapshot);
+    snapshot->volume = NULL;
     store->counters.snapshots_deleted++;
     if (snapshot->chain_references == 0) {
         snapshot_detach(store, snapshot);
@@ -515,7 +531,7 @@ int apply_clone(struct store *store, uint64_t snapshot_id, const struct volume_a
     if (result < 0)
         return result;
     /* Their ids follow from the record's, so replay gives out the same. */
-    result = properties_copy(store, origin->chain->volume, volume_by_id(store, arguments->id), arguments->chain_id + 1);
+    result = properties_copy(store, origin->volume, volume_by_id(store, arguments->id), arguments->chain_id + 1);
     if (result < 0)
         store_fail(store, ENOMEM); /* the clone is there, but no record will say so */
     return result;
@@ -526,7 +542,7 @@ int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
 {
     struct volume *volume = volume_by_id(store, volume_id);
     struct snapshot *snapshot = snapshot_by_id(store, snapshot_id);
-    if (!volume || !snapshot || snapshot->hidden || snapshot->chain->volume != volume)
+    if (!volume || !snapshot || snapshot->volume != volume)
         return -ENOENT;
     int result = apply_snapshot_create(store, volume_id, guard_id, created_ns, guard_name);
     if (result < 0)
@@ -548,13 +564,11 @@ int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
     return 0;
 }
 
-static bool volume_is_held(const struct store *store, const struct volume *volume)
+static bool volume_is_held(const struct volume *volume)
 {
-    for (const struct chain *chain = store->chains; chain; chain = chain->next)
-        if (chain->volume == volume)
-            for (const struct snapshot *snapshot = chain->oldest; snapshot; snapshot = snapshot->newer)
-                if (snapshot->hold_count)
-                    return true;
+    for (size_t i = 0; i < volume->slot_count; i++)
+        if (volume->slots[i].snapshot && volume->slots[i].snapshot->hold_count)
+            return true;
     return false;
 }
 
@@ -575,21 +589,25 @@ static void volume_hide_snapshots(struct store *store, struct volume *volume)
             continue;
         name_unlink(store, snapshot);
         snapshot->hidden = true;
+        snapshot->volume = NULL;
         mark_snapshot_dirty(store, snapshot);
         store->counters.snapshots_deleted++;
+        /* In another volume's chain, which stays; those of its own go with theirs. */
+        if (snapshot->chain->volume != volume && snapshot->chain_references == 0)
+            snapshot_detach(store, snapshot);
     }
     volume->slot_count = volume->slot_live = 0;
 }
 
-/* Deletes what can go now. A snapshot that is another chain's origin keeps this chain, nameless; it goes when that
- * chain does. */
+/* Deletes what can go now. A snapshot that is another chain's origin, or another volume's, keeps this chain, nameless;
+ * it goes when that does. */
 static void chain_destroy(struct store *store, struct chain *chain)
 {
     chain->volume = NULL;
     chain->live = true; /* the head goes last, so that each snapshot sees its true predecessor */
     for (struct snapshot *snapshot = chain->oldest, *newer; snapshot; snapshot = newer) {
         newer = snapshot->newer;
-        if (snapshot->chain_references == 0)
+        if (snapshot->hidden && snapshot->chain_references == 0)
             snapshot_detach(store, snapshot);
     }
     mark_chain_dirty(store, chain);
@@ -601,7 +619,7 @@ int apply_volume_destroy(struct store *store, uint64_t volume_id)
     struct volume *volume = volume_by_id(store, volume_id);
     if (!volume)
         return -ENOENT;
-    if (volume_is_held(store, volume))
+    if (volume_is_held(volume))
         return -EBUSY;
     volume_hide_snapshots(store, volume);
     for (struct chain *chain; (chain = chain_of(store, volume)) != NULL;)

@@ -35,7 +35,7 @@ static void fill_snapshot(const struct snapshot *snapshot, struct store_snapshot
 {
     memset(out, 0, sizeof *out);
     out->id = snapshot->id;
-    out->volume_id = snapshot->chain->volume ? snapshot->chain->volume->id : 0;
+    out->volume_id = snapshot->volume ? snapshot->volume->id : 0;
     out->epoch = snapshot->epoch;
     out->created_ns = snapshot->created_ns;
     out->clone_count = snapshot->clone_count;

@@ -25,7 +25,8 @@ enum snapshot_record {
     SNAPSHOT_ANNOTATION_LENGTH = 74,
     SNAPSHOT_NAME = 76,
 };
-enum snapshot_flags { SNAPSHOT_HIDDEN = 1 };
+/* MOVED: the id of the volume whose it is follows at the end, see promote.c. */
+enum snapshot_flags { SNAPSHOT_HIDDEN = 1, SNAPSHOT_MOVED = 2 };
 
 /* ---- packing -------------------------------------------------------------------------------------------------- */
 
@@ -90,16 +91,19 @@ static int chain_save(struct checkpoint *checkpoint, struct chain *chain)
 static int snapshot_save(struct checkpoint *checkpoint, struct snapshot *snapshot)
 {
     size_t name_length = strlen(snapshot->name);
+    bool moved = snapshot->volume && snapshot->volume != snapshot->chain->volume;
     struct saved_record *record =
         record_add(checkpoint, SYSTEM_SNAPSHOT, snapshot->id,
-                   SNAPSHOT_NAME + name_length + snapshot->annotation_length, SNAPSHOT_ROOT);
+                   SNAPSHOT_NAME + name_length + snapshot->annotation_length + (moved ? 8 : 0), SNAPSHOT_ROOT);
     if (!record)
         return -ENOMEM;
+    if (moved)
+        save64(record->value + SNAPSHOT_NAME + name_length + snapshot->annotation_length, snapshot->volume->id);
     save64(record->value + SNAPSHOT_CHAIN, snapshot->chain->id);
     save64(record->value + SNAPSHOT_EPOCH, snapshot->epoch);
     save64(record->value + SNAPSHOT_CREATED, snapshot->created_ns);
     save32(record->value + SNAPSHOT_HOLDS, snapshot->hold_count);
-    save32(record->value + SNAPSHOT_FLAGS, snapshot->hidden ? SNAPSHOT_HIDDEN : 0);
+    save32(record->value + SNAPSHOT_FLAGS, (snapshot->hidden ? SNAPSHOT_HIDDEN : 0u) | (moved ? SNAPSHOT_MOVED : 0u));
     root_save(record->value + SNAPSHOT_ROOT, &snapshot->root);
     save16(record->value + SNAPSHOT_NAME_LENGTH, (uint16_t)name_length);
     save16(record->value + SNAPSHOT_ANNOTATION_LENGTH, snapshot->annotation_length);
@@ -251,11 +255,18 @@ static int snapshot_load(struct store *store, uint64_t id, const uint8_t *value,
     struct chain *chain = chain_by_id(store, load64(value + SNAPSHOT_CHAIN));
     uint64_t epoch = load64(value + SNAPSHOT_EPOCH);
     bool hidden = load32(value + SNAPSHOT_FLAGS) & SNAPSHOT_HIDDEN;
-    if (annotation_length > STORE_ANNOTATION_LENGTH_MAX || length != SNAPSHOT_NAME + name_length + annotation_length ||
+    size_t moved_length = load32(value + SNAPSHOT_FLAGS) & SNAPSHOT_MOVED ? 8 : 0;
+    if (annotation_length > STORE_ANNOTATION_LENGTH_MAX ||
+        length != SNAPSHOT_NAME + name_length + annotation_length + moved_length ||
         !name_load(name, value + SNAPSHOT_NAME, name_length) || !root_plausible(store, &root) || !chain ||
-        epoch >= store->epoch || (chain->newest && chain->newest->epoch >= epoch) || (!hidden && !chain->volume))
+        epoch >= store->epoch || (chain->newest && chain->newest->epoch >= epoch))
         return -EUCLEAN;
-    struct snapshot *snapshot = snapshot_attach(store, chain, id, name, hidden);
+    struct volume *volume = hidden         ? NULL
+                            : moved_length ? volume_by_id(store, load64(value + length - moved_length))
+                                           : chain->volume;
+    if (!hidden && (!volume || snapshot_by_name(store, volume, name)))
+        return -EUCLEAN;
+    struct snapshot *snapshot = snapshot_attach(store, chain, volume, id, name);
     if (!snapshot)
         return -ENOMEM;
     snapshot->root = root;

@@ -160,6 +160,7 @@ enum journal_record_type {
     RECORD_CLONE = 7,
     RECORD_ROLLBACK = 8,
     RECORD_PROPERTY = 9,
+    RECORD_PROMOTE = 10,
 };
 enum journal_change_type { CHANGE_PUT = 1, CHANGE_DELETE = 2, CHANGE_KILL = 3 };
 #define CHANGE_FLAG_EXTENT 1u

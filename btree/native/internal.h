@@ -85,6 +85,7 @@ struct snapshot {
     uint64_t epoch;
     uint64_t created_ns;
     struct chain *chain;
+    struct volume *volume;          /* whose it is by name: mostly the chain's, see promote.c; hidden: NULL */
     struct snapshot *older, *newer; /* in its chain */
     struct snapshot *id_next, *name_next; /* hash buckets */
     struct snapshot *dirty_previous, *dirty_next;
@@ -678,7 +679,15 @@ int catalog_begin_change(struct store *store, size_t record_bytes);
 int catalog_end_change(struct store *store, int result);
 struct chain *chain_attach(struct store *store, uint64_t id, struct volume *volume, struct snapshot *origin);
 struct volume *volume_attach(struct store *store, uint64_t id, const char *name);
-struct snapshot *snapshot_attach(struct store *store, struct chain *chain, uint64_t id, const char *name, bool hidden);
+/* `volume` NULL: hidden. */
+struct snapshot *snapshot_attach(struct store *store, struct chain *chain, struct volume *volume, uint64_t id,
+                                 const char *name);
+/* To another volume, but for that one's slots. */
+void snapshot_give(struct store *store, struct snapshot *snapshot, struct volume *volume);
+
+/* ---- promote.c ------------------------------------------------------------------------------------------------ */
+/* -ENOENT no such volume, -EINVAL no clone of another volume's snapshot, -EEXIST both have a snapshot of one name. */
+int apply_promote(struct store *store, uint64_t volume_id);
 
 /* ---- catalog_index.c ------------------------------------------------------------------------------------------ */
 struct volume *volume_by_id(struct store *store, uint64_t id);

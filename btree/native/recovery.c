@@ -277,6 +277,8 @@ static int replay_record(struct store *store, uint32_t type, struct reader *body
         return replay_transaction(store, body);
     if (type == RECORD_PROPERTY)
         return property_replay(store, body->at, body->left);
+    if (type == RECORD_PROMOTE)
+        return body->left == 8 ? apply_promote(store, load64(body->at)) : -EUCLEAN;
     if (type == 0 || type > RECORD_ROLLBACK)
         return -EUCLEAN;
     const uint8_t *fixed = take(body, fixed_lengths[type]);

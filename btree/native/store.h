@@ -284,6 +284,10 @@ int store_snapshot_annotate(struct store *store, uint64_t snapshot_id, uint32_t 
                             size_t annotation_length);
 /* A new volume whose content is the snapshot's. */
 int store_clone(struct store *store, uint64_t snapshot_id, const char *name, uint64_t *volume_id);
+/* A clone's origin and the snapshots before it become the clone's own, and the volume that they belonged to becomes a
+ * clone of that origin. -EINVAL: it is no clone, or they are its own already; -EEXIST: it has a snapshot of the
+ * same name as one of them. */
+int store_promote(struct store *store, uint64_t volume_id);
 /* The volume's content becomes the snapshot's (one of its own), after a guard snapshot of what it was. Newer snapshots
  * stay. Constant time. */
 int store_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id, const char *guard_name,

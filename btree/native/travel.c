@@ -86,10 +86,11 @@ int store_snapshot_since(struct store *store, uint64_t object_id, uint64_t epoch
     const struct volume *volume = volume_by_id(store, object_id);
     const struct snapshot *snapshot = volume ? NULL : snapshot_by_id(store, object_id);
     const struct chain *chain = volume ? volume->head : snapshot && !snapshot->hidden ? snapshot->chain : NULL;
-    if (chain && chain->volume) {
-        size_t at = slot_since(chain->volume, chain, epoch);
-        if (at < chain->volume->slot_count && (volume || chain->volume->slots[at].id <= object_id)) {
-            *id = chain->volume->slots[at].id;
+    if (chain) {
+        const struct volume *owner = volume ? volume : snapshot->volume;
+        size_t at = slot_since(owner, chain, epoch);
+        if (at < owner->slot_count && (volume || owner->slots[at].id <= object_id)) {
+            *id = owner->slots[at].id;
             result = 0;
         }
     }
@@ -108,7 +109,7 @@ int store_head_next(struct store *store, uint64_t volume_id, uint64_t after_id, 
     if (found)
         *out = (struct store_head){.id = found->id,
                                    .origin_snapshot_id = found->origin ? found->origin->id : 0,
-                                   .guard_snapshot_id = found->origin && !found->foreign ? found->id - 1 : 0};
+                                   .guard_snapshot_id = found->id != volume_id + 1 ? found->id - 1 : 0};
     pthread_mutex_unlock(&store->lock);
     return found ? 0 : -ENOENT;
 }

@@ -20,6 +20,7 @@ VERBS = {
     "redo": "take the last undo back",
     "log": "list a volume's rollbacks and clones",
     "clone": "make a writable volume of a snapshot",
+    "promote": "give a clone the snapshots that it descends from",
     "destroy": "delete a snapshot or a volume",
     "hold": "keep a snapshot from being destroyed",
     "release": "end a hold",

@@ -133,3 +133,35 @@ def test_rollback_and_clone_do_not_follow_size(pool: Pool) -> None:
     client.snapshot("large")
     assert cost("large", "two") <= small + 200
     assert run("cowfs", "undo", root).returncode == 0
+
+
+def test_promote(pool: Pool) -> None:
+    """A clone gets the history that it descends from; it lasts through a kill, and either volume may go afterwards."""
+    mount = pool.mount()
+    root = mount.directory
+    client = mount.client()
+    for name in ("a", "b", "c"):
+        (root / "file").write_text(name)
+        client.snapshot(name)
+    client.clone("b", "copy")
+    clone = volume(mount, "copy")
+    run("cowfs", "snapshot", clone, "of the clone")
+    assert run("cowfs", "promote", root, check=False).returncode == 2
+    run("cowfs", "snapshot", clone, "a")
+    assert run("cowfs", "promote", clone, check=False).returncode == 4
+    run("cowfs", "destroy", f"{clone}@a")
+    assert sorted(run_json("cowfs", "promote", clone)["snapshots"]) == ["a", "b"]
+    for _ in range(2):
+        names = {path: [snapshot["name"] for snapshot in run_json("cowfs", "list", path)] for path in (root, clone)}
+        assert names == {root: ["c"], clone: ["a", "b", "of the clone"]}
+        assert os.listdir(root / ".cowfs" / "snapshot") == ["c"]
+        mount.kill_daemon()
+        mount = pool.mount()
+        root, clone = mount.directory, volume(mount, "copy")
+    run("cowfs", "rollback", f"{clone}@a")
+    assert (clone / "file").read_text() == "a" and (root / "file").read_text() == "c"
+    assert run("cowfs", "promote", clone, check=False).returncode == 2
+    run("cowfs", "undo", clone)
+    run("cowfs", "destroy", root, "--volume", "copy")
+    assert (root / "file").read_text() == "c"
+    assert mount.snapshot_directory("c").is_dir()
