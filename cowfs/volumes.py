@@ -302,7 +302,7 @@ class MountedPool:
 
     def promote(self, volume: str | None) -> dict[str, Any]:
         """Waits until it is durable. Gives a clone the snapshots up to the one it was made of."""
-        self._check_writable()
+        self.check_writable()
         volume_id = self.find_volume(volume)
         had = {snapshot.id for snapshot in self.store.snapshots(volume_id)}
         try:
