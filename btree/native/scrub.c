@@ -144,7 +144,7 @@ static const uint8_t *scrub_inner(struct scrub *scrub, const struct tree_pointer
 {
     struct tree_pointer *known = &scrub->known[level];
     if (!scrub->known_pages[level])
-        scrub->known_pages[level] = malloc(scrub->store->node_size);
+        scrub->known_pages[level] = calloc(1, scrub->store->node_size);
     if (!scrub->known_pages[level])
         return NULL;
     if (known->address[0] == pointer->address[0] && known->checksum == pointer->checksum &&
@@ -429,8 +429,8 @@ int store_scrub(struct store *store, struct scrub_position *position, uint64_t b
     memset(result, 0, sizeof *result);
     if (position->phase > PHASE_DONE || position->key_length > STORE_KEY_LENGTH_MAX)
         return -EINVAL;
-    scrub.pages[0] = malloc(store->node_size);
-    scrub.pages[1] = malloc(store->node_size);
+    scrub.pages[0] = calloc(1, store->node_size);
+    scrub.pages[1] = calloc(1, store->node_size);
     scrub.data = aligned_alloc(STORE_BLOCK_SIZE, (size_t)STORE_EXTENT_BLOCKS_MAX * STORE_BLOCK_SIZE);
     int status = scrub.pages[0] && scrub.pages[1] && scrub.data ? 0 : -ENOMEM;
     for (uint32_t i = 0; status == 0 && i < STEP_LEAVES_MAX && position->phase != PHASE_DONE; i++) {
