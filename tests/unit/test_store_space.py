@@ -64,6 +64,8 @@ def test_any_set_of_a_volume_with_clones_and_rollbacks(seed: int, copies: int) -
             store.snapshot_delete(chance.choice(own).id)
         elif action < 0.4:
             store.checkpoint()
+        elif action < 0.5 and store.volume_get(volume).origin_snapshot_id:
+            store.promote(volume)
         store.snapshot(volume, f"s{step}")
     for volume in volumes:
         write(store, volume, chance, 3)
