@@ -27,6 +27,8 @@ from cowfs.volumes import MountedPool, describe_snapshot
 log = logging.getLogger("cowfs")
 
 REQUEST_LENGTH_MAX_BYTES = 64 << 10
+# What a rollback waits for of what the kernel keeps; 5 us each. No path leads to the rest either.
+NODES_AT_ONCE = 500
 _CREDENTIALS = struct.Struct("3i")
 _REQUIRED = ...
 
@@ -89,11 +91,15 @@ async def _switch(pool: MountedPool, volume: str | None, kind: str, find: Callab
         await trio.to_thread.run_sync(pool.flush_cache)
     result, nodes = pool.roll_back(volume, find(), kind)
 
+    later = nodes[NODES_AT_ONCE:] if pool.forget_nodes_later is not None else []
+
     def finish() -> None:
-        pool.announce_rollback(result["guard"]["id"], nodes)
+        pool.announce_rollback(result["guard"]["id"], nodes[:len(nodes) - len(later)])
         pool.store.commit()
 
     await trio.to_thread.run_sync(finish)
+    if later and pool.forget_nodes_later is not None:
+        pool.forget_nodes_later(later)
     return result
 
 
@@ -328,6 +334,7 @@ class ControlServer:
 
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
+            self._pool.forget_nodes_later = lambda nodes: nursery.start_soon(self._forget_nodes, nodes)
             while True:
                 try:
                     connection, _address = await self._listener.accept()
@@ -337,6 +344,14 @@ class ControlServer:
                     await trio.sleep(0.1)
                     continue
                 nursery.start_soon(self._serve_connection, connection)
+
+    async def _forget_nodes(self, nodes: list[int]) -> None:
+        """In parts, between which an unmount can end it."""
+        try:
+            for at in range(0, len(nodes), NODES_AT_ONCE):
+                await trio.to_thread.run_sync(self._pool.forget_nodes, nodes[at:at + NODES_AT_ONCE])
+        except OSError as error:
+            log.warning("the kernel could not be told to forget what a rollback left behind: %s", error)
 
     def farewell(self, error: CowfsError | None) -> None:
         """Tells those who wait for the end that it has come, and how. Called after the loop has ended."""

@@ -84,6 +84,8 @@ class MountedPool:
         this very mount, and so never on the event loop."""
         self.damage = DamageLog(store, filesystem)
         self.scrubber: Scrub | None = None
+        self.forget_nodes_later: Callable[[list[int]], None] | None = None
+        """forget_nodes() in the background, while the control socket is served."""
         self.events: dict[str, int] = {"unexpected": 0, "io_error": 0}
 
     # ---- finding
@@ -263,13 +265,19 @@ class MountedPool:
         return {"snapshot": name, "guard": describe_snapshot(guard)}, nodes
 
     def announce_rollback(self, guard_id: int, nodes: list[int]) -> None:
-        """Waits until the kernel shows nothing of the old tree."""
+        """Waits until no path leads to the old tree any more, and the kernel keeps nothing of these nodes."""
         if self.notifier is None:
             return
         if not self.notifier.increase_epoch():
             self._invalidate_root_names(guard_id)
         self.notifier.invalidate_inode(1)
+        self.forget_nodes(nodes)
+
+    def forget_nodes(self, nodes: list[int]) -> None:
+        """Waits until the kernel has dropped attributes and pages of nodes."""
         for node in nodes:
+            if self.notifier is None:
+                return
             self.notifier.invalidate_inode(node)
 
     def _invalidate_root_names(self, guard_id: int) -> None:
