@@ -1,5 +1,6 @@
 # make demo    the main job on real input, in under three minutes
 # make test    everything but the long tests; make test-long those
+# make crash-long   power failures, millions; make mutants   whether the crash tests notice a fault
 # make check   linters, types, warnings as errors, static analysis
 # make bench   the benchmarks against other file systems, quick (needs root); make bench-full those of hours
 # Everything is set up first by itself: Debian packages, .venv, the C extensions.
@@ -9,7 +10,7 @@ C_FILES := $(sort $(wildcard btree/native/*.c cowfs/native/*.c))
 H_FILES := $(sort $(wildcard btree/native/*.h cowfs/native/*.h))
 BUILD_STAMP := build/.extensions
 
-.PHONY: all setup build test test-long check demo setup-bench bench bench-full clean
+.PHONY: all setup build test test-long crash-long mutants check demo setup-bench bench bench-full clean
 
 all: build
 
@@ -29,6 +30,14 @@ test: build
 
 test-long: build
 	$(PYTHON_VENV) -m pytest -m long $(PYTEST_FLAGS)
+
+# Power failures without end: CRASH_FLAGS="--states 2000000 --seeds 2000 --jobs 2" are the defaults.
+crash-long: build
+	$(PYTHON_VENV) -m tests.crash.enumerator $(CRASH_FLAGS)
+
+# Every fault that a test build can switch on, and whether the crash tests notice.
+mutants: build
+	$(PYTHON_VENV) -m pytest -m long tests/crash/test_mutants.py $(PYTEST_FLAGS)
 
 check: build
 	tools/check.sh

@@ -454,7 +454,7 @@ int allocator_write(struct store *store, uint64_t sequence)
         save32(image + BITMAP_USED, used);
         uint64_t checksum = page_image_checksum(image);
         save64(image + BITMAP_CHECKSUM, checksum);
-        unsigned slot = page->sequence ? !page->slot : 0;
+        unsigned slot = page->sequence && !MUTATED(BITMAP_ALTERNATES) ? !page->slot : 0;
         int result = storage_write(store, image, sizeof image, bitmap_offset_bytes(store, i, slot));
         if (result < 0)
             return result;
@@ -512,9 +512,9 @@ static int load_page(struct store *store, uint64_t index, uint64_t sequence_max,
         const uint8_t *image = images[slot];
         uint64_t sequence = load64(image + BITMAP_SEQUENCE);
         if (load32(image + BITMAP_MAGIC_AT) != BITMAP_MAGIC || load32(image + BITMAP_PAGE_NUMBER) != index ||
-            page_image_checksum(image) != load64(image + BITMAP_CHECKSUM))
+            (page_image_checksum(image) != load64(image + BITMAP_CHECKSUM) && !MUTATED(BITMAP_CHECKSUM)))
             continue;
-        if (sequence > sequence_max) {
+        if (sequence > sequence_max && !MUTATED(BITMAP_OF_SUPERBLOCK)) {
             stale = true;
         } else if (sequence > best_sequence) {
             best = slot;
@@ -527,7 +527,7 @@ static int load_page(struct store *store, uint64_t index, uint64_t sequence_max,
     if (!page)
         return -ENOMEM;
     /* a checkpoint that did not become durable left a copy under the number of the next one, which must overwrite it */
-    page->dirty = stale;
+    page->dirty = stale && !MUTATED(BITMAP_STALE);
     if (best < 0)
         return 0;
     for (uint32_t word = 0; word < BITMAP_WORDS; word++) {
@@ -561,7 +561,7 @@ int allocator_load(struct store *store, uint64_t digest, uint64_t sequence_max, 
             return result == -ENOMEM ? result : -EUCLEAN;
         }
     }
-    if (found != digest) {
+    if (found != digest && !MUTATED(BITMAP_DIGEST)) {
         failure_set(failure, "the free-space bitmap does not match its superblock; run fsck.cowfs");
         return -EUCLEAN;
     }

@@ -72,8 +72,10 @@ static int freeze(struct store *store)
     store->pending_free = checkpoint->frees;
     checkpoint->frees = taken;
     checkpoint->pending_blocks = store->pending_free_blocks;
-    journal_cut(store);
-    allocator_freeze(store);
+    if (!MUTATED(FREEZE_CUT))
+        journal_cut(store);
+    if (!MUTATED(FREEZE_BITMAP))
+        allocator_freeze(store);
     return catalog_freeze(store);
 }
 
@@ -369,22 +371,24 @@ static int make_durable(struct store *store, bool clean)
     const struct checkpoint *checkpoint = &store->checkpoint;
     for (size_t i = 0; i < checkpoint->frees.count; i++)
         allocator_clear(store, checkpoint->frees.items[i].address, checkpoint->frees.items[i].blocks);
-    int result = allocator_write(store, checkpoint->sequence);
-    if (result == 0)
+    int result = MUTATED(BITMAP_WRITTEN) ? 0 : allocator_write(store, checkpoint->sequence);
+    if (result == 0 && !MUTATED(FLUSH_BEFORE_SUPERBLOCK))
         result = storage_flush(store);
     if (result < 0)
         return result;
     struct superblock superblock;
     superblock_describe(store, &superblock);
     superblock.sequence = checkpoint->sequence;
-    superblock.epoch = checkpoint->frozen_epoch + 1;
+    superblock.epoch = checkpoint->frozen_epoch + !MUTATED(FREEZE_EPOCH);
     superblock.journal_position = checkpoint->journal_position;
-    superblock.journal_sequence = checkpoint->journal_sequence;
+    superblock.journal_sequence = MUTATED(JOURNAL_FROM_FREEZE) ? store->journal.sequence : checkpoint->journal_sequence;
+    if (MUTATED(JOURNAL_FROM_FREEZE))
+        superblock.journal_position = store->journal.head % store->journal.size_bytes;
     superblock.next_object_id = checkpoint->next_object_id;
     superblock.next_queue_id = checkpoint->next_queue_id;
     superblock.flags = clean ? SUPERBLOCK_FLAG_CLEAN : 0;
     result = superblock_write(store, &superblock);
-    if (result == 0)
+    if (result == 0 && !MUTATED(FLUSH_AFTER_SUPERBLOCK))
         result = storage_flush(store);
     return result;
 }
@@ -404,7 +408,7 @@ int checkpoint_run(struct store *store, bool clean)
     if (needed)
         result = freeze(store);
     pthread_mutex_unlock(&store->lock);
-    if (needed && result == 0)
+    if (needed && result == 0 && !MUTATED(CHECKPOINT_DATA))
         result = journal_write_cut(store);
     if (needed) {
         checkpoint->journal_tail = store->journal.head;

@@ -18,6 +18,8 @@ uint64_t chain_floor(const struct chain *chain)
 
 void free_later(struct store *store, uint64_t address, uint32_t blocks)
 {
+    if (MUTATED(FREES_AT_ONCE))
+        allocator_release(store, address, blocks);
     if (range_list_add(&store->pending_free, address, blocks) < 0)
         store_fail(store, ENOMEM);
     store->pending_free_blocks += blocks;

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "format.h"
+#include "mutation.h"
 #include "node.h"
 #include "store.h"
 

@@ -32,7 +32,7 @@ bool journal_has_room(const struct store *store, size_t record_bytes)
     const struct journal *journal = &store->journal;
     uint64_t next = group_bytes(journal->pending.length + RECORD_HEADER_LENGTH + record_bytes);
     uint64_t writing = journal->writing.length ? group_bytes(journal->writing.length) : 0;
-    return journal->head - journal->tail + 2 * (next + writing) <= journal->size_bytes;
+    return journal->head - journal->tail + 2 * (next + writing) <= journal->size_bytes || MUTATED(JOURNAL_ROOM);
 }
 
 uint8_t *journal_record(struct store *store, enum journal_record_type type, size_t body_bytes)
@@ -64,7 +64,7 @@ int journal_write_group(struct store *store, const struct byte_buffer *payload)
     save32(group + JOURNAL_MAGIC_AT, JOURNAL_MAGIC);
     save32(group + JOURNAL_PAYLOAD_LENGTH, (uint32_t)payload->length);
     save64(group + JOURNAL_SEQUENCE, journal->sequence);
-    save64(group + JOURNAL_FLUSHED_SEQUENCE, flushed_sequence);
+    save64(group + JOURNAL_FLUSHED_SEQUENCE, MUTATED(GROUP_TRUSTED_EARLY) ? journal->sequence : flushed_sequence);
     save64(group + JOURNAL_POOL_TAG, journal->pool_tag);
     save64(group + JOURNAL_EPOCH, journal->writing_epoch);
     save64(group + JOURNAL_CHECKSUM, store_checksum(group, JOURNAL_PAYLOAD + payload->length));
@@ -121,8 +121,8 @@ static bool journal_is_flushed(struct store *store)
  * something is committed beside a checkpoint. */
 int journal_write_cut(struct store *store)
 {
-    int result = segments_flush(store);
-    if (result == 0 && store->journal.writing.length && !journal_is_flushed(store))
+    int result = MUTATED(DATA_WITH_GROUP) ? 0 : segments_flush(store);
+    if (result == 0 && store->journal.writing.length && !journal_is_flushed(store) && !MUTATED(ONE_GROUP_IN_DOUBT))
         result = journal_flush(store);
     if (result == 0 && store->journal.writing.length)
         result = journal_write_group(store, &store->journal.writing);
@@ -146,7 +146,7 @@ int store_commit(struct store *store)
     if (result == 0 && outstanding) {
         result = journal_write_cut(store);
         if (result == 0) {
-            result = journal_flush(store);
+            result = MUTATED(COMMIT_FLUSH) ? 0 : journal_flush(store);
             if (result < 0)
                 store_fail(store, result);
         }

@@ -33,8 +33,10 @@ static int group_read(struct store *store, uint64_t at, uint64_t sequence, struc
         return result;
     uint64_t payload = load32(header + JOURNAL_PAYLOAD_LENGTH);
     uint64_t length = (JOURNAL_PAYLOAD + payload + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE * STORE_BLOCK_SIZE;
-    if (load32(header + JOURNAL_MAGIC_AT) != JOURNAL_MAGIC || load64(header + JOURNAL_SEQUENCE) != sequence ||
-        load64(header + JOURNAL_POOL_TAG) != journal->pool_tag || length > journal->size_bytes - place)
+    if (load32(header + JOURNAL_MAGIC_AT) != JOURNAL_MAGIC ||
+        (load64(header + JOURNAL_SEQUENCE) != sequence && !MUTATED(GROUP_SEQUENCE)) ||
+        (load64(header + JOURNAL_POOL_TAG) != journal->pool_tag && !MUTATED(GROUP_POOL)) ||
+        length > journal->size_bytes - place)
         return 0;
     uint8_t *bytes = aligned_alloc(STORE_BLOCK_SIZE, length);
     if (!bytes)
@@ -42,7 +44,7 @@ static int group_read(struct store *store, uint64_t at, uint64_t sequence, struc
     result = storage_read(store, bytes, length, journal->start_byte + place);
     uint64_t checksum = load64(bytes + JOURNAL_CHECKSUM);
     save64(bytes + JOURNAL_CHECKSUM, 0);
-    if (result < 0 || store_checksum(bytes, JOURNAL_PAYLOAD + payload) != checksum) {
+    if (result < 0 || (store_checksum(bytes, JOURNAL_PAYLOAD + payload) != checksum && !MUTATED(GROUP_CHECKSUM))) {
         free(bytes);
         return result;
     }
@@ -207,7 +209,7 @@ static int group_data_verifies(struct store *store, const struct group *group)
     bool verified = true;
     for (size_t i = 0; i < blocks.count && result == 0 && verified; i++) {
         const struct named_block *block = &blocks.items[i];
-        if (i + 1 < blocks.count && blocks.items[i + 1].address == block->address)
+        if (i + 1 < blocks.count && blocks.items[i + 1].address == block->address && !MUTATED(GROUP_LAST_WORD))
             continue;
         result = storage_read(store, data, STORE_BLOCK_SIZE, block->address * STORE_BLOCK_SIZE);
         verified = result == 0 && store_checksum(data, STORE_BLOCK_SIZE) == block->checksum;
@@ -252,7 +254,7 @@ static int replay_transaction(struct store *store, struct reader *body)
 
 static void note_id(struct store *store, uint64_t id)
 {
-    if (id >= store->next_object_id)
+    if (id >= store->next_object_id && !MUTATED(REPLAY_IDS))
         store->next_object_id = id + 1;
 }
 
@@ -300,7 +302,7 @@ static int replay_record(struct store *store, uint32_t type, struct reader *body
         uint64_t epoch = load64(fixed + (type == RECORD_SNAPSHOT ? 16 : 32));
         if (epoch < store->epoch || epoch >= UINT64_MAX / 2)
             return -EUCLEAN;
-        store->epoch = epoch;
+        store->epoch = MUTATED(REPLAY_SNAPSHOT_EPOCH) ? store->epoch : epoch;
     }
     if (type == RECORD_SNAPSHOT) {
         note_id(store, load64(fixed + 8));
@@ -366,7 +368,7 @@ int journal_replay(struct store *store, uint64_t position, uint64_t sequence, st
     store->replaying = true;
     for (size_t i = 0; i < groups.count && result == 0; i++) {
         const struct group *group = &groups.items[i];
-        if (group->sequence > flushed) {
+        if ((group->sequence > flushed || MUTATED(GROUP_FLUSHED)) && !MUTATED(GROUP_DATA)) {
             result = group_data_verifies(store, group);
             if (result <= 0)
                 break;

@@ -341,7 +341,8 @@ uint8_t *segment_pin(struct store *store, uint64_t address, struct segment **pin
     struct segment *segment = segment_of(store, address);
     if (segment && !segment->frozen) {
         uint64_t index = address - segment->address;
-        if (index >= segment->written && index >= segment->sealed && index < segment->reserved) {
+        bool named = index < segment->written || index < segment->sealed;
+        if ((!named || MUTATED(IN_PLACE)) && index < segment->reserved) {
             segment->in_flight++;
             *pinned = segment;
             memory = segment->memory + index * STORE_BLOCK_SIZE;

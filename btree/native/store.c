@@ -242,10 +242,10 @@ static int recover(struct store *store, const struct superblock *superblock, boo
     bool rebuilt = store->bitmap_damaged || rebuild_space;
     if (result < 0 || store->read_only || (store->counters.replayed_groups == 0 && store->clean_superblock && !rebuilt))
         return result;
-    store->journal.sequence += SEQUENCE_JUMP;
+    store->journal.sequence += MUTATED(SEQUENCE_JUMP) ? 0 : SEQUENCE_JUMP;
     store->journal.flushed_sequence = store->journal.written_sequence = store->journal.sequence - 1;
     store->catalog_dirty = true;
-    result = checkpoint_run(store, false);
+    result = MUTATED(CHECKPOINT_AFTER_RECOVERY) ? 0 : checkpoint_run(store, false);
     if (result < 0)
         failure_set(failure, "the pool cannot be written: %s", strerror(atomic_load(&store->failed_errno)));
     return result;

@@ -82,9 +82,9 @@ int superblock_write(struct store *store, const struct superblock *superblock)
 {
     uint8_t block[STORE_BLOCK_SIZE];
     superblock_pack(superblock, block);
-    uint64_t slot = superblock->sequence % SUPERBLOCK_RING_SLOTS;
+    uint64_t slot = MUTATED(SUPERBLOCK_RING) ? 0 : superblock->sequence % SUPERBLOCK_RING_SLOTS;
     int result = storage_write(store, block, sizeof block, slot * STORE_BLOCK_SIZE);
-    if (result == 0)
+    if (result == 0 && !MUTATED(SUPERBLOCK_SECOND))
         result = storage_write(store, block, sizeof block,
                                (superblock->size_blocks - SUPERBLOCK_RING_SLOTS + slot) * STORE_BLOCK_SIZE);
     return result;
@@ -96,7 +96,8 @@ static enum slot_state slot_examine(const uint8_t *block, struct superblock *out
 {
     if (memcmp(block, SUPERBLOCK_MAGIC, 8) != 0)
         return SLOT_FOREIGN;
-    if (store_checksum(block, SUPERBLOCK_CHECKSUM) != load64(block + SUPERBLOCK_CHECKSUM))
+    if (store_checksum(block, SUPERBLOCK_CHECKSUM) != load64(block + SUPERBLOCK_CHECKSUM) &&
+        !MUTATED(SUPERBLOCK_CHECKSUM))
         return SLOT_BROKEN;
     superblock_unpack(block, out);
     if (out->version > FORMAT_VERSION)
@@ -142,7 +143,7 @@ int superblock_read(struct storage *storage, uint64_t sequence_max, struct super
             if (state == SLOT_GOOD && candidate.sequence > *newest)
                 *newest = candidate.sequence;
             if (state == SLOT_GOOD && candidate.sequence <= sequence_max &&
-                (!found || candidate.sequence > out->sequence)) {
+                (!found || (candidate.sequence > out->sequence && !MUTATED(SUPERBLOCK_NEWEST)))) {
                 *out = candidate;
                 found = true;
             }

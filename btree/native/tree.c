@@ -139,8 +139,9 @@ static struct node *new_node(struct store *store, const struct chain *chain, uin
 
 static bool writable(const struct store *store, const struct chain *chain, const struct node *node)
 {
-    return node->state == NODE_DIRTY && node->birth > chain_floor(chain) &&
-           (!store->checkpoint.running || node->birth > store->checkpoint.frozen_epoch);
+    return node->state == NODE_DIRTY && (node->birth > chain_floor(chain) || MUTATED(COPY_FOR_SNAPSHOT)) &&
+           (!store->checkpoint.running || node->birth > store->checkpoint.frozen_epoch ||
+            MUTATED(COPY_FOR_CHECKPOINT));
 }
 
 static void tagged_pointer(const struct node *node, struct tree_pointer *pointer)

@@ -121,7 +121,7 @@ int orphan_update(struct transaction *transaction, const struct inode *inode)
     uint8_t kinds = (uint8_t)((inode->nlink == 0 ? ORPHAN_UNLINKED : 0) |
                               ((inode->flags & INODE_TRUNCATING) != 0 ? ORPHAN_TRUNCATING : 0));
     key_set_number(&key, VOLUME_INODE, ITEM_ORPHAN, inode->number);
-    if (kinds == 0)
+    if (kinds == 0 || MUTATED(ORPHAN_RECORD))
         return transaction_delete(transaction, key.bytes, key.length);
     return transaction_put(transaction, key.bytes, key.length, &kinds, sizeof kinds, STORE_VALUE_PLAIN, false);
 }
@@ -231,7 +231,7 @@ int orphans_finish(struct filesystem *filesystem, uint32_t view)
     struct orphan_task task = {0};
     struct place place;
     int status = place_of_view(filesystem, view, FILESYSTEM_ROOT_INODE, &place);
-    while (status == 0) {
+    while (status == 0 && !MUTATED(ORPHANS_FINISHED)) {
         status = place_transact(&place, STORE_TRANSACT_READ, orphan_next_body, &task);
         if (status != 0)
             break;

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "../../btree/native/mutation.h"
 #include "items.h"
 #include "map.h"
 

@@ -31,7 +31,7 @@ static uint64_t blocks_of_size(uint64_t size_bytes)
 static int truncate_marks(struct transaction *transaction, struct inode *inode, bool more)
 {
     uint32_t flags = inode->flags & ~(uint32_t)INODE_TRUNCATING;
-    flags |= more ? (uint32_t)INODE_TRUNCATING : 0;
+    flags |= more && !MUTATED(TRUNCATION_MARK) ? (uint32_t)INODE_TRUNCATING : 0;
     if (!more && inode->size_bytes == 0 && inode->blocks == 0)
         flags |= (uint32_t)INODE_INLINE;
     bool changes = ((flags ^ inode->flags) & (uint32_t)INODE_TRUNCATING) != 0;
