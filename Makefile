@@ -3,6 +3,7 @@
 # make crash-long   power failures, millions; make mutants   whether the crash tests notice a fault
 # make check   linters, types, warnings as errors, static analysis
 # make bench   the benchmarks against other file systems, quick (needs root); make bench-full those of hours
+# make fuzz    libFuzzer on images and requests: FUZZ_INPUTS of each, FUZZ_SECONDS for each at most
 # Everything is set up first by itself: Debian packages, .venv, the C extensions.
 
 PYTHON_VENV := .venv/bin/python
@@ -10,7 +11,7 @@ C_FILES := $(sort $(wildcard btree/native/*.c cowfs/native/*.c))
 H_FILES := $(sort $(wildcard btree/native/*.h cowfs/native/*.h))
 BUILD_STAMP := build/.extensions
 
-.PHONY: all setup build test test-long crash-long mutants check demo setup-bench bench bench-full clean
+.PHONY: all setup build test test-long crash-long mutants check demo setup-bench bench bench-full clean fuzz
 
 all: build
 
@@ -38,6 +39,13 @@ crash-long: build
 # Every fault that a test build can switch on, and whether the crash tests notice.
 mutants: build
 	$(PYTHON_VENV) -m pytest -m long tests/crash/test_mutants.py $(PYTEST_FLAGS)
+
+FUZZ_INPUTS := 1000000
+FUZZ_SECONDS := 3600
+
+fuzz:
+	@tools/set_up.sh fuzz
+	$(PYTHON_VENV) -m tests.fuzz --inputs $(FUZZ_INPUTS) --seconds $(FUZZ_SECONDS) $(FUZZ_FLAGS)
 
 check: build
 	tools/check.sh

@@ -2,7 +2,8 @@
 # Makes this checkout ready to build: installs the Debian packages that are missing, makes .venv with a Python from
 # 3.11 to 3.13 and installs the Python packages of pyproject.toml into it. Quick when everything is there already.
 #
-# With the argument `bench` also what the benchmarks compare with and measure by; nothing of that is started.
+# With the argument `bench` also what the benchmarks compare with and measure by; nothing of that is started. With the
+# argument `fuzz` also clang, for libFuzzer.
 #
 # PYTHON=/path/to/python3 chooses the interpreter. Where apt-get is not present the missing things are named, and the
 # attempt goes on.
@@ -17,6 +18,7 @@ EXTRAS=developer
 PACKAGES="fuse3 libfuse3-dev libxxhash-dev libzstd-dev liblz4-dev liburing-dev pkg-config gcc libc6-dev make
 fio btrfs-progs rsync sqlite3 git attr acl e2fsprogs strace util-linux procps"
 BENCH_PACKAGES="zfs-fuse dbench xfsprogs"
+FUZZ_PACKAGES="clang llvm"
 POLICY=/usr/sbin/policy-rc.d
 
 say() {
@@ -110,6 +112,10 @@ if [ "${1:-}" = bench ]; then
     install_bench_packages $BENCH_PACKAGES
     EXTRAS="developer benchmarks"
     STAMP=$VENV/.set_up_bench
+fi
+if [ "${1:-}" = fuzz ]; then
+    # shellcheck disable=SC2086
+    install_packages $FUZZ_PACKAGES
 fi
 
 if [ ! -x $VENV/bin/python ] || ! suitable $VENV/bin/python; then

@@ -238,12 +238,17 @@ static int walk_later(struct store *store, const struct tree_pointer *pointer, u
     return 0;
 }
 
-/* Frees what was born after `floor_epoch` below and at a node. An older node cannot hold younger ones. */
-static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch)
+/* Frees what was born after `floor_epoch` below and at a node. An older node cannot hold younger ones. `left` is how
+ * many blocks can be freed in all: a forged tree may lead to a node in more ways than there are blocks. */
+static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch,
+                uint64_t *left)
 {
     struct range_list *frees = &store->checkpoint.frees;
     if (pointer->birth <= floor_epoch)
         return 0;
+    if (*left < store->node_blocks)
+        return -EUCLEAN;
+    *left -= store->node_blocks;
     uint8_t *page = malloc(store->node_size);
     store->checkpoint.queue_steps += 1u + (level == 0 ? WALK_LEAF_STEPS : 0u);
     int result = page ? cache_copy_page(store, pointer, level, page) : -ENOMEM;
@@ -256,12 +261,14 @@ static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t
             if (child.birth <= floor_epoch)
                 continue;
             result = share_is_done(store) ? walk_later(store, &child, (uint8_t)(level - 1), floor_epoch)
-                                          : walk(store, &child, (uint8_t)(level - 1), floor_epoch);
+                                          : walk(store, &child, (uint8_t)(level - 1), floor_epoch, left);
         } else if (item.kind == STORE_VALUE_EXTENT) {
             struct store_extent extent;
             result = store_extent_decode(item.value, item.value_length, &extent);
-            if (result == 0 && extent.birth > floor_epoch)
-                result = range_list_add(frees, extent.address, extent.blocks);
+            if (result == 0 && extent.birth > floor_epoch) {
+                result = *left < extent.blocks ? -EUCLEAN : range_list_add(frees, extent.address, extent.blocks);
+                *left -= result == 0 ? extent.blocks : 0;
+            }
         }
     }
     for (int copy = 0; copy < 2 && result == 0; copy++)
@@ -291,7 +298,8 @@ static int queue_do(struct store *store, struct queue_item *item)
         return queue_merge(store, item);
     if (item->kind == QUEUE_DROP)
         return queue_drop(store, item);
-    return walk(store, &item->root.pointer, item->root.level, item->floor_epoch);
+    uint64_t left = store->size_blocks;
+    return walk(store, &item->root.pointer, item->root.level, item->floor_epoch, &left);
 }
 
 int queue_work(struct store *store)

@@ -14,6 +14,9 @@ struct walker {
     bool end;
     uint8_t key[STORE_KEY_LENGTH_MAX];
     uint16_t key_length;
+    uint8_t passed[STORE_KEY_LENGTH_MAX]; /* key of the last item, when there was one */
+    uint16_t passed_length;
+    bool any_passed;
 };
 
 struct diff {
@@ -34,6 +37,8 @@ static void walker_load_key(struct walker *walker)
 static void walker_begin(struct walker *walker, const struct tree_root *root)
 {
     walker->root = *root;
+    walker->any_passed = false;
+    walker->passed_length = 0;
     walker->level = (uint8_t)(root->level + 1);
     walker->end = root->pointer.address[0] == 0;
     walker_load_key(walker);
@@ -106,6 +111,26 @@ static void walker_item(const struct walker *walker, struct store_item *out)
                                .kind = (enum store_value_kind)item.kind};
 }
 
+static int walker_compare(const struct walker *walker, const uint8_t *key, size_t key_length)
+{
+    size_t shared = walker->key_length < key_length ? walker->key_length : key_length;
+    int order = shared ? memcmp(walker->key, key, shared) : 0;
+    return order ? order : walker->key_length < key_length ? -1 : walker->key_length > key_length;
+}
+
+/* Whether the item before the walker comes after the last one and not before the start, which in a forged tree it need
+ * not: without end, when a leaf is met again. */
+static bool walker_ascends(const struct diff *diff, struct walker *walker)
+{
+    if (walker->any_passed ? walker_compare(walker, walker->passed, walker->passed_length) <= 0
+                           : walker_compare(walker, diff->start, diff->start_length) < 0)
+        return false;
+    memcpy(walker->passed, walker->key, walker->key_length);
+    walker->passed_length = walker->key_length;
+    walker->any_passed = true;
+    return true;
+}
+
 static bool same_subtree(const struct walker *a, const struct walker *b)
 {
     struct tree_pointer left, right;
@@ -139,6 +164,8 @@ static int diff_step(struct diff *diff, struct walker *a, struct walker *b, stor
         walker_item(a, &old_item);
     if (order >= 0)
         walker_item(b, &new_item);
+    if ((order <= 0 && !walker_ascends(diff, a)) || (order >= 0 && !walker_ascends(diff, b)))
+        return -EUCLEAN;
     bool equal = order == 0 && old_item.kind == new_item.kind && old_item.value_length == new_item.value_length &&
                  memcmp(old_item.value, new_item.value, old_item.value_length) == 0;
     memcpy(emitted, source->key, source->key_length);

@@ -106,6 +106,18 @@ int tree_get(struct store *store, const struct tree_root *root, struct known_lea
     return 0;
 }
 
+/* A node that was read may have been forged to hold keys that belong elsewhere. It is asked before it is copied for a
+ * change: from then on it is this parent's alone, and changes keep it in its place. */
+static bool node_in_reach(const struct node *node, const struct reach *reach)
+{
+    uint8_t first[STORE_KEY_LENGTH_MAX], last[STORE_KEY_LENGTH_MAX];
+    if (node->state == NODE_DIRTY)
+        return true;
+    uint16_t first_length = page_copy_key(node->page, 0, first);
+    uint16_t last_length = page_copy_key(node->page, (uint16_t)(page_count(node->page) - 1), last);
+    return reach_covers(reach, first, first_length) && reach_covers(reach, last, last_length);
+}
+
 int tree_prepare(struct store *store, const struct tree_root *root, struct known_leaves *known, const uint8_t *key,
                  size_t key_length, struct miss *miss)
 {
@@ -113,7 +125,29 @@ int tree_prepare(struct store *store, const struct tree_root *root, struct known
         return 0;
     if (root->level > STORE_TREE_HEIGHT_MAX - 3) /* forged; one batch of changes may make a tree two levels higher */
         return -EUCLEAN;
-    return descend(store, root, known, key, key_length, miss) ? 0 : STORE_AGAIN;
+    struct node *node = known ? known_leaf(known, key, key_length) : NULL;
+    if (node && node->state == NODE_DIRTY)
+        return 0;
+    struct tree_pointer pointer = root->pointer;
+    struct reach reach = {0};
+    for (uint8_t level = root->level;; level--) {
+        node = cache_resolve(store, &pointer, level);
+        if (!node) {
+            miss->pointer = pointer;
+            miss->level = level;
+            return STORE_AGAIN;
+        }
+        if (!node_in_reach(node, &reach))
+            return -EUCLEAN;
+        if (level == 0)
+            break;
+        uint16_t slot = page_find_child(node->page, key, key_length);
+        reach_narrow(&reach, node->page, slot);
+        page_pointer(node->page, slot, &pointer);
+    }
+    if (known)
+        remember(known, node, &reach);
+    return 0;
 }
 
 /* ---- changes -------------------------------------------------------------------------------------------------- */
@@ -333,6 +367,17 @@ static void give_up(struct store *store, struct chain *chain, struct node *node)
     kill_node(store, chain, &pointer);
 }
 
+/* Whether all keys of the left page are less than those of the right one, which a forged neighbour may belie. */
+static bool pages_ascend(const uint8_t *left, const uint8_t *right)
+{
+    uint8_t key[STORE_KEY_LENGTH_MAX];
+    struct page_item last;
+    if (page_count(left) == 0 || page_count(right) == 0)
+        return true;
+    page_get(left, (uint16_t)(page_count(left) - 1), &last);
+    return item_compare(&last, key, page_copy_key(right, 0, key)) < 0;
+}
+
 /* Joins a sparse node with a neighbour under the same parent when that one is in memory and both fit in one page. */
 static bool merge_with_neighbour(struct store *store, struct chain *chain, struct path *path, uint8_t level)
 {
@@ -350,7 +395,8 @@ static bool merge_with_neighbour(struct store *store, struct chain *chain, struc
         struct node *left = side == 0 ? other : node, *right = side == 0 ? node : other;
         uint16_t left_count = page_count(left->page), right_count = page_count(right->page);
         if (page_used(left->page, store->node_size) + page_used(right->page, store->node_size) >
-            store->node_size - store->node_size / 8)
+                store->node_size - store->node_size / 8 ||
+            !pages_ascend(left->page, right->page))
             continue;
         struct page_item *items = store->scratch_items;
         for (uint16_t i = 0; i < left_count; i++)
@@ -478,19 +524,42 @@ static int cursor_descend_edge(struct store *store, struct cursor *cursor, uint1
     return 0;
 }
 
-int tree_cursor_step(struct store *store, struct cursor *cursor, bool forward, struct miss *miss)
+/* To the neighbouring item. Within a page keys ascend; where one leaf follows another they need not, in a forged tree,
+ * and whoever went on from such a key would never come to an end. */
+static int cursor_move(struct store *store, struct cursor *cursor, bool forward, const uint8_t *from,
+                       size_t from_length, struct miss *miss)
 {
     for (uint16_t level = 0; level < cursor->depth; level++) {
         const struct node *node = cursor->nodes[level];
         if (forward ? cursor->slots[level] + 1 < page_count(node->page) : cursor->slots[level] > 0) {
             cursor->slots[level] = (uint16_t)(forward ? cursor->slots[level] + 1 : cursor->slots[level] - 1);
             int result = cursor_descend_edge(store, cursor, level, forward, miss);
-            if (result == 0)
-                cursor_fill(cursor);
-            return result;
+            if (result)
+                return result;
+            struct page_item item;
+            page_get(((struct node *)cursor->nodes[0])->page, cursor->slots[0], &item);
+            int order = item_compare(&item, from, from_length);
+            cursor_fill(cursor);
+            return (forward ? order < 0 : order > 0) ? -EUCLEAN : 0;
         }
     }
     return -ENOENT;
+}
+
+int tree_cursor_step(struct store *store, struct cursor *cursor, bool forward, struct miss *miss)
+{
+    uint8_t key[STORE_KEY_LENGTH_MAX];
+    uint16_t length = cursor->item.key_length;
+    const struct node *leaf = cursor->nodes[0];
+    if (forward ? cursor->slots[0] + 1 < page_count(leaf->page) : cursor->slots[0] > 0) {
+        cursor->slots[0] = (uint16_t)(forward ? cursor->slots[0] + 1 : cursor->slots[0] - 1);
+        cursor_fill(cursor);
+        return 0;
+    }
+    memcpy(key, cursor->key, length); /* the cursor's own is overwritten */
+    int result = cursor_move(store, cursor, forward, key, length, miss);
+    bool same = result == 0 && cursor->item.key_length == length && memcmp(cursor->key, key, length) == 0;
+    return same ? -EUCLEAN : result;
 }
 
 /* Positions on the leaf slot where key is or would be, which may be one past the leaf's last. */
@@ -535,7 +604,7 @@ int tree_cursor_seek(struct store *store, const struct tree_root *root, struct k
         return 0;
     }
     cursor->slots[0]--;
-    return tree_cursor_step(store, cursor, true, miss);
+    return cursor_move(store, cursor, true, key, key_length, miss);
 }
 
 int tree_cursor_seek_last(struct store *store, const struct tree_root *root, struct known_leaves *known,
@@ -571,5 +640,5 @@ int tree_cursor_seek_last(struct store *store, const struct tree_root *root, str
         cursor_fill(cursor);
         return 0;
     }
-    return tree_cursor_step(store, cursor, false, miss);
+    return cursor_move(store, cursor, false, key, key_length, miss);
 }

@@ -217,12 +217,16 @@ static int orphan_next_body(struct transaction *transaction, void *argument)
     struct key_fields fields;
     struct cursor cursor;
     struct key key;
+    if (task->after >= INODE_NUMBER_MAX)
+        return -ENOENT;
     key_set_number(&key, VOLUME_INODE, ITEM_ORPHAN, task->after + 1);
     TRY(cursor_seek(transaction, &cursor, key.bytes, key.length));
     if (!key_is_of(&cursor.item, VOLUME_INODE, ITEM_ORPHAN))
         return -ENOENT;
     TRY(key_parse(&cursor.item, &fields));
     TRY(key_number(&fields, &task->inode));
+    if (task->inode == VOLUME_INODE || task->inode > INODE_NUMBER_MAX)
+        return -EUCLEAN;
     return orphan_decode(&cursor.item, &task->kinds);
 }
 

@@ -248,6 +248,7 @@ int inode_decode(uint64_t number, const struct store_item *item, struct inode *o
                                                       : 0;
     valid = valid && out->inline_length <= inline_length_max && out->inline_length <= out->size_bytes;
     valid = valid && (S_ISDIR(out->mode) == (out->parent != 0));
+    valid = valid && (!S_ISREG(out->mode) || out->inline_length == 0 || (out->flags & INODE_INLINE) != 0);
     return valid ? 0 : -EUCLEAN;
 }
 

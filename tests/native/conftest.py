@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.fuzz.sources import LINK_FLAGS, TARGETS, sources_of
+
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread", "-D_FORTIFY_SOURCE=0"]
 SANITIZERS = {
@@ -26,6 +28,8 @@ DRIVERS = {
     "pump_driver": ["btree/native", "cowfs/native"],
 }
 
+FUZZERS = {f"{name}_random": [*sources_of(name), ROOT / "tests/fuzz/random_main.c"] for name in TARGETS}
+
 Build = Callable[[str], dict[str, list[str]]]
 
 
@@ -38,6 +42,7 @@ def compile_all(sanitizer: str, folder: pathlib.Path) -> dict[pathlib.Path, path
         if not path.name.startswith("binding")
     ]
     sources += [ROOT / "tests/native" / f"{name}.c" for name in DRIVERS]
+    sources += sorted({source for parts in FUZZERS.values() for source in parts} - set(sources))
     objects = {source: folder / f"{source.parent.parent.name}_{source.stem}.o" for source in sources}
 
     def compile_one(source: pathlib.Path) -> None:
@@ -58,6 +63,9 @@ def link_all(sanitizer: str, folder: pathlib.Path, objects: dict[pathlib.Path, p
         ]
         command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), "-lxxhash", "-luring"]
         subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
+    for name, used in FUZZERS.items():
+        command = ["gcc", *SANITIZERS[sanitizer], *(str(objects[source]) for source in used), *LINK_FLAGS]
+        subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +78,6 @@ def drivers_of(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def build(sanitizer: str) -> dict[str, list[str]]:
         folder = tmp_path_factory.mktemp(sanitizer)
         link_all(sanitizer, folder, compile_all(sanitizer, folder))
-        return {name: [*(["setarch", "-R"] if fixed else []), str(folder / name)] for name in DRIVERS}
+        return {name: [*(["setarch", "-R"] if fixed else []), str(folder / name)] for name in [*DRIVERS, *FUZZERS]}
 
     return build
