@@ -23,7 +23,7 @@ static int allocate_inode(struct transaction *transaction, const struct allocate
     if (!S_ISREG(inode->mode))
         return S_ISDIR(inode->mode) ? -EISDIR : -ENODEV;
     TRY(task->grows_only ? inode_check_append(inode) : inode_check_change(inode));
-    TRY(inode_drop_privileges(transaction, inode));
+    TRY(inode_drop_privileges(transaction, inode, false));
     inode->mtime = task->now;
     inode->ctime = task->now;
     return 0;

@@ -134,7 +134,7 @@ static int share_body(struct transaction *transaction, void *argument)
     TRY(inline_put(transaction, out, NULL, 0));
     out->flags &= ~(uint32_t)INODE_INLINE;
     TRY(share_put(transaction, task, out, first, end));
-    TRY(inode_drop_privileges(transaction, out));
+    TRY(inode_drop_privileges(transaction, out, false));
     if (task->offset_out + left > out->size_bytes)
         out->size_bytes = task->offset_out + left;
     out->mtime = task->now;

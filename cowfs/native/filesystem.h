@@ -145,6 +145,7 @@ enum filesystem_setattr_fields {
     FILESYSTEM_SET_MTIME = 32,
     FILESYSTEM_SET_CTIME = 64, /* without it the change time becomes now */
     FILESYSTEM_SET_NOW = 128,  /* the times come from the clock, not from a caller: an append-only inode takes them */
+    FILESYSTEM_SET_KEEP_BITS = 512, /* a new size takes security.capability away, but not setuid and setgid */
     FILESYSTEM_SET_CACHED = 256, /* MTIME and CTIME are those of writes accepted before: any inode takes them */
 };
 struct filesystem_change {
@@ -192,6 +193,8 @@ enum filesystem_write_flags {
     /* The kernel accepted the bytes earlier, whatever the inode's flags say now, and keeps the times and the privilege
      * bits that go with them itself: those stay as they are. */
     FILESYSTEM_WRITE_CACHED = 2,
+    /* The writer has CAP_FSETID: setuid and setgid stay. security.capability goes with every write. */
+    FILESYSTEM_WRITE_KEEP_BITS = 4,
 };
 int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
                              size_t length_bytes, unsigned flags);

@@ -57,14 +57,15 @@ void inode_attributes(const struct place *place, const struct inode *inode, stru
     };
 }
 
-int inode_drop_privileges(struct transaction *transaction, struct inode *inode)
+int inode_drop_privileges(struct transaction *transaction, struct inode *inode, bool keeps_bits)
 {
     bool found;
     if (S_ISDIR(inode->mode))
         return 0;
-    if ((inode->mode & S_IXGRP) != 0)
+    if (!keeps_bits && (inode->mode & S_IXGRP) != 0)
         inode->mode &= ~(uint32_t)S_ISGID;
-    inode->mode &= ~(uint32_t)S_ISUID;
+    if (!keeps_bits)
+        inode->mode &= ~(uint32_t)S_ISUID;
     if ((inode->flags & INODE_CAPABILITY) == 0)
         return 0;
     inode->flags &= ~(uint32_t)INODE_CAPABILITY;

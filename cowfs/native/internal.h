@@ -100,8 +100,9 @@ int inode_put(struct transaction *transaction, const struct inode *inode);
 /* -ENOTDIR when it is no directory. */
 int inode_get_directory(struct transaction *transaction, uint64_t number, struct inode *out);
 void inode_attributes(const struct place *place, const struct inode *inode, struct filesystem_attributes *out);
-/* What a change of content or owner takes from a file: setuid, setgid of executables, security.capability. */
-int inode_drop_privileges(struct transaction *transaction, struct inode *inode);
+/* What a change of content or owner takes from a file: security.capability, and setuid and setgid of executables, which
+ * `keeps_bits` leaves. */
+int inode_drop_privileges(struct transaction *transaction, struct inode *inode, bool keeps_bits);
 /* Writes or deletes the orphan record as the inode's state demands. */
 int orphan_update(struct transaction *transaction, const struct inode *inode);
 /* Removes an inode without names and lookups; nothing happens when it has either. */

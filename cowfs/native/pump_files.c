@@ -36,7 +36,8 @@ PUMP_HANDLER(pump_open)
             return pump_fail(answer, status);
     }
     if ((in.flags & O_TRUNC) != 0) {
-        struct filesystem_change change = {.fields = FILESYSTEM_SET_SIZE};
+        bool keeps = (in.open_flags & FUSE_OPEN_KILL_SUIDGID) == 0;
+        struct filesystem_change change = {.fields = FILESYSTEM_SET_SIZE | (keeps ? FILESYSTEM_SET_KEEP_BITS : 0u)};
         int status = filesystem_setattr(pump->filesystem, node, &change, &attributes);
         if (status != 0)
             return pump_fail(answer, status);
@@ -118,6 +119,8 @@ PUMP_HANDLER(pump_write)
     unsigned flags = (in.flags & O_APPEND) != 0 ? (unsigned)FILESYSTEM_WRITE_APPEND : 0;
     if (pump->cache != NULL && (in.write_flags & FUSE_WRITE_CACHE) != 0)
         flags |= FILESYSTEM_WRITE_CACHED;
+    if ((in.write_flags & FUSE_WRITE_KILL_SUIDGID) == 0)
+        flags |= FILESYSTEM_WRITE_KEEP_BITS;
     int status = filesystem_write_flagged(pump->filesystem, request->header.nodeid, in.offset, request->payload,
                                           in.size, flags);
     if (status != 0)

@@ -132,6 +132,8 @@ PUMP_HANDLER(pump_setattr)
     for (size_t at = 0; at < sizeof fields / sizeof *fields; at++)
         if ((in.valid & fields[at].kernel) != 0)
             change.fields |= fields[at].ours;
+    if ((in.valid & (FATTR_SIZE | FATTR_KILL_SUIDGID)) == FATTR_SIZE)
+        change.fields |= FILESYSTEM_SET_KEEP_BITS;
     bool given = ((in.valid & FATTR_ATIME) != 0 && (in.valid & FATTR_ATIME_NOW) == 0) ||
                  ((in.valid & FATTR_MTIME) != 0 && (in.valid & FATTR_MTIME_NOW) == 0);
     if ((in.valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW)) != 0 && !given)

@@ -91,7 +91,7 @@ static int change_size(struct transaction *transaction, struct setattr_task *tas
     uint64_t size_bytes = task->change->size_bytes;
     if (!S_ISREG(inode->mode))
         return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
-    TRY(inode_drop_privileges(transaction, inode));
+    TRY(inode_drop_privileges(transaction, inode, (task->change->fields & FILESYSTEM_SET_KEEP_BITS) != 0));
     inode->mtime = task->now;
     if (size_bytes > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0) {
         task->truncating = task->again = true;
@@ -134,7 +134,7 @@ static int setattr_body(struct transaction *transaction, void *argument)
     TRY(setattr_check(change, inode));
     inode->ctime = (change->fields & FILESYSTEM_SET_CTIME) != 0 ? change->ctime : task->now;
     if ((change->fields & (FILESYSTEM_SET_UID | FILESYSTEM_SET_GID)) != 0)
-        TRY(inode_drop_privileges(transaction, inode));
+        TRY(inode_drop_privileges(transaction, inode, false));
     if ((change->fields & FILESYSTEM_SET_SIZE) != 0)
         TRY(change_size(transaction, task, inode));
     if ((change->fields & FILESYSTEM_SET_MODE) != 0)

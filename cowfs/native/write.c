@@ -40,6 +40,7 @@ struct write_task {
     bool moves_inline; /* no bytes are written: inline content moves to block 0 */
     bool appends;      /* an append-only file takes it */
     bool cached;       /* any file takes it, and its times and privileges stay */
+    bool keeps_bits;   /* setuid and setgid */
     bool zeroes;       /* part of a block, only where the file has it; the size stays */
     uint64_t first;
     uint32_t count;
@@ -128,7 +129,7 @@ static int write_inode_done(struct transaction *transaction, const struct write_
             inode->size_bytes = task->end;
     }
     if (!task->moves_inline && !task->cached) {
-        TRY(inode_drop_privileges(transaction, inode));
+        TRY(inode_drop_privileges(transaction, inode, task->keeps_bits));
         inode->mtime = task->now;
         inode->ctime = task->now;
     }
@@ -369,6 +370,7 @@ int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint6
     task.now = time_now();
     task.appends = (flags & FILESYSTEM_WRITE_APPEND) != 0;
     task.cached = (flags & FILESYSTEM_WRITE_CACHED) != 0;
+    task.keeps_bits = (flags & FILESYSTEM_WRITE_KEEP_BITS) != 0;
     int status = place_of_node(filesystem, node, &task.place);
     if (status == 0 && !place_is_writable(&task.place))
         status = -EROFS;

@@ -20,8 +20,10 @@ from tests.fuzz.sources import LINK_FLAGS, TARGETS, sources_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 BUILD = ROOT / "build" / "fuzz"
-FLAGS = ["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread", "-D_FORTIFY_SOURCE=0",
+FLAGS = ["-std=gnu11", "-O2", "-g", "-fno-omit-frame-pointer", "-pthread", "-D_FORTIFY_SOURCE=0",
          "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-sanitize=function"]
+# Without the tracing of comparisons, which takes two fifths of the time: the mutators know the values that matter.
+COVERAGE = ["-fsanitize-coverage=inline-8bit-counters,pc-table"]
 INPUT_SECONDS_MAX = 60
 """On a quiet machine an input takes some milliseconds; beside other work it may have to wait."""
 MEMORY_MAX_MB = 2048
@@ -37,9 +39,10 @@ def find_clang() -> str:
 
 def compile_one(compiler: str, source: pathlib.Path) -> pathlib.Path:
     target = BUILD / "objects" / f"{source.parent.parent.name}_{source.stem}.o"
-    # clang takes the target from the command line alone, before it reads the intrinsics.
-    wide = ["-mavx2"] if source.name == "checksum_wide.c" else []
-    command = [compiler, *FLAGS, *wide, "-fsanitize=fuzzer-no-link", f"-I{ROOT}", "-c", str(source), "-o", str(target)]
+    flags = [*FLAGS, *([] if source.parent.name == "fuzz" else COVERAGE)]
+    if source.name == "checksum_wide.c":
+        flags.append("-mavx2")  # clang wants it here, before it reads the intrinsics
+    command = [compiler, *flags, f"-I{ROOT}", "-c", str(source), "-o", str(target)]
     subprocess.run(command, check=True, timeout=300)
     return target
 
@@ -59,11 +62,12 @@ def run(name: str, inputs: int, seconds: int, jobs: int) -> int:
     program = build(name)
     corpus = BUILD / f"{name}_corpus"
     corpus.mkdir(exist_ok=True)
+    (corpus / "empty").write_bytes(bytes(8))  # libFuzzer wants one input that reaches something
     started = time.monotonic()
     command = [
         str(program), str(corpus), f"-artifact_prefix={BUILD}/{name}-", f"-runs={inputs // jobs}",
         f"-max_total_time={seconds}", f"-timeout={INPUT_SECONDS_MAX}", f"-rss_limit_mb={MEMORY_MAX_MB}",
-        f"-malloc_limit_mb={ALLOCATION_MAX_MB}", "-print_final_stats=1", "-use_value_profile=0", "-len_control=0",
+        f"-malloc_limit_mb={ALLOCATION_MAX_MB}", "-print_final_stats=1", "-entropic=0", "-len_control=0",
         "-max_len=4096", "-reload=60",
     ]  # fmt: skip
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:malloc_context_size=8:quarantine_size_mb=16"}

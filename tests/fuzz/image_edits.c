@@ -393,6 +393,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t length_max,
     if (length < sizeof header || fuzz_draw(&random, 8) == 0) {
         header.seed = (uint8_t)fuzz_draw(&random, SEEDS);
         header.flags = (uint8_t)(fuzz_draw(&random, 64) & fuzz_draw(&random, 64));
+        if (fuzz_draw(&random, 2)) /* most of the time goes into changes */
+            header.flags |= INPUT_NO_CHANGES | INPUT_ABANDON;
         memcpy(bytes, &header, sizeof header);
     }
     memcpy(&header, bytes, sizeof header);
