@@ -29,6 +29,8 @@ log = logging.getLogger("cowfs")
 REQUEST_LENGTH_MAX_BYTES = 64 << 10
 # What a rollback waits for of what the kernel keeps; 5 us each. No path leads to the rest either.
 NODES_AT_ONCE = 500
+CONNECTIONS_MAX = 128
+"""More than anybody needs: whoever comes then takes the place of the one who has asked for nothing the longest."""
 _CREDENTIALS = struct.Struct("3i")
 _REQUIRED = ...
 
@@ -234,6 +236,15 @@ VERBS: Mapping[str, Verb] = {
 WAIT_UNMOUNTED = "wait_unmounted"
 
 
+def _is_encodable(text: str) -> bool:
+    """Whether it stands for bytes; JSON lets through halves of surrogate pairs that stand for nothing."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_arguments(verb: str, parameters: Mapping[str, tuple[tuple[type, ...], object]], given: object) -> Arguments:
     """The arguments with defaults filled in; CowfsError for what is unknown, missing, negative or of the wrong type."""
     if not isinstance(given, dict):
@@ -246,7 +257,8 @@ def check_arguments(verb: str, parameters: Mapping[str, tuple[tuple[type, ...], 
         value = given.get(name, default)
         if value is _REQUIRED:
             raise CowfsError("usage", f"'{verb}' needs the argument '{name}'", "send it")
-        if type(value) not in types or (isinstance(value, int) and not 0 <= value < 1 << 63):
+        if type(value) not in types or (isinstance(value, int) and not 0 <= value < 1 << 63) or (
+                isinstance(value, str) and not _is_encodable(value)):
             raise CowfsError("usage", f"the argument '{name}' of '{verb}' is not valid", "see cowfs.client")
         arguments[name] = value
     return arguments
@@ -331,6 +343,9 @@ class ControlServer:
         self._pool = pool
         self._listener = trio.socket.from_stdlib_socket(listener)
         self._waiting: list[socket.socket] = []
+        self._open = 0
+        # Connections that wait for a request, the longest first.
+        self._idle: dict[trio.CancelScope, None] = {}
 
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -365,7 +380,8 @@ class ControlServer:
         self._waiting.clear()
 
     async def _serve_connection(self, connection: trio.socket.SocketType) -> None:
-        with connection:
+        with connection, trio.CancelScope() as scope:
+            self._open += 1
             try:
                 credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
                 _pid, uid, _gid = _CREDENTIALS.unpack(credentials)
@@ -374,13 +390,29 @@ class ControlServer:
                                          "run the command as one of them")
                     await _send(connection, encode({"ok": False, "error": refusal.to_json()}))
                     return
-                await self._serve_requests(connection)
+                if self._open > CONNECTIONS_MAX and not self._make_room():
+                    full = CowfsError("busy", f"{CONNECTIONS_MAX} connections wait for answers", "try again")
+                    await _send(connection, encode({"ok": False, "error": full.to_json()}))
+                    return
+                await self._serve_requests(connection, scope)
             except OSError as error:
                 log.debug("a control connection ended: %s", error)
+            finally:
+                self._open -= 1
+                self._idle.pop(scope, None)
 
-    async def _serve_requests(self, connection: trio.socket.SocketType) -> None:
+    def _make_room(self) -> bool:
+        """Ends the connection that has been idle the longest; False when all wait for answers."""
+        for scope in self._idle:
+            del self._idle[scope]
+            scope.cancel()
+            return True
+        return False
+
+    async def _serve_requests(self, connection: trio.socket.SocketType, scope: trio.CancelScope) -> None:
         buffer = b""
         while True:
+            self._idle.setdefault(scope)  # pieces of a request do not count
             received = await connection.recv(REQUEST_LENGTH_MAX_BYTES)
             if not received:
                 return
@@ -389,6 +421,8 @@ class ControlServer:
                 too_long = CowfsError("usage", f"a request has over {REQUEST_LENGTH_MAX_BYTES} bytes", "shorten it")
                 await _send(connection, encode({"ok": False, "error": too_long.to_json()}))
                 return
+            if lines:
+                self._idle.pop(scope, None)
             for line in lines:
                 if self._waits(connection, line):
                     await _send(connection, encode({"ok": True, "result": {}}))
