@@ -1,6 +1,8 @@
 # make demo    the main job on real input, in under three minutes
 # make test    everything but the long tests; make test-long those
 # make crash-long   power failures, millions; make mutants   whether the crash tests notice a fault
+
+# make soak    everything at once on one mount for SOAK_SECONDS (an hour)
 # make check   linters, types, warnings as errors, static analysis
 # make bench   the benchmarks against other file systems, quick (needs root); make bench-full those of hours
 # make fuzz    libFuzzer on images and requests: FUZZ_INPUTS of each, FUZZ_SECONDS for each at most
@@ -11,7 +13,7 @@ C_FILES := $(sort $(wildcard btree/native/*.c cowfs/native/*.c))
 H_FILES := $(sort $(wildcard btree/native/*.h cowfs/native/*.h))
 BUILD_STAMP := build/.extensions
 
-.PHONY: all setup build test test-long crash-long mutants check demo setup-bench bench bench-full clean fuzz
+.PHONY: all setup build test test-long crash-long mutants check demo setup-bench bench bench-full clean fuzz soak
 
 all: build
 
@@ -39,6 +41,11 @@ crash-long: build
 # Every fault that a test build can switch on, and whether the crash tests notice.
 mutants: build
 	$(PYTHON_VENV) -m pytest -m long tests/crash/test_mutants.py $(PYTEST_FLAGS)
+
+SOAK_SECONDS := 3600
+
+soak: build
+	$(PYTHON_VENV) -m tools.soak --seconds $(SOAK_SECONDS)
 
 FUZZ_INPUTS := 1000000
 FUZZ_SECONDS := 3600
