@@ -27,8 +27,10 @@ from cowfs.volumes import MountedPool, describe_snapshot
 log = logging.getLogger("cowfs")
 
 REQUEST_LENGTH_MAX_BYTES = 64 << 10
-# What a rollback waits for of what the kernel keeps; 5 us each. No path leads to the rest either.
+# What a rollback waits for of what the kernel keeps; 1 to 5 us each. No path leads to the rest either.
 NODES_AT_ONCE = 500
+# The command that rolled back is told first.
+FORGETTING_DELAY_S = 0.01
 CONNECTIONS_MAX = 128
 """More than anybody needs: whoever comes then takes the place of the one who has asked for nothing the longest."""
 _CREDENTIALS = struct.Struct("3i")
@@ -362,6 +364,7 @@ class ControlServer:
 
     async def _forget_nodes(self, nodes: list[int]) -> None:
         """In parts, between which an unmount can end it."""
+        await trio.sleep(FORGETTING_DELAY_S)
         try:
             for at in range(0, len(nodes), NODES_AT_ONCE):
                 await trio.to_thread.run_sync(self._pool.forget_nodes, nodes[at:at + NODES_AT_ONCE])
