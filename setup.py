@@ -59,7 +59,7 @@ EXTENSIONS = [
         "cowfs._native",
         sources("cowfs/native", binding=True) + sources("btree/native", binding=False),
         headers("cowfs/native", "btree/native"),
-        ["xxhash", "uring"],
+        ["xxhash", "uring", "lz4", "zstd"],
     ),
 ]
 

@@ -63,14 +63,15 @@ static void check_extent(struct check *check, const struct page_item *item, uint
     if (extent.birth > birth_max)
         problem(check, "extent at block %llu was born after what holds it", (unsigned long long)extent.address);
     mark(check->marks, extent.address, extent.blocks);
-    if (!check->read_data || extent.compression)
+    if (!check->read_data)
         return;
+    size_t checked_bytes = (size_t)(extent.compression ? extent.blocks : 1) * STORE_BLOCK_SIZE;
     uint8_t *data = aligned_alloc(STORE_BLOCK_SIZE, (size_t)extent.blocks * STORE_BLOCK_SIZE);
     if (!data || store_data_read(store, extent.address, extent.blocks, data) < 0)
         problem(check, "data at block %llu cannot be read", (unsigned long long)extent.address);
     else
-        for (uint32_t i = 0; i < extent.blocks; i++)
-            if (store_checksum(data + (size_t)i * STORE_BLOCK_SIZE, STORE_BLOCK_SIZE) !=
+        for (uint32_t i = 0; i < extent.checksum_count; i++)
+            if (store_checksum(data + (size_t)i * STORE_BLOCK_SIZE, checked_bytes) !=
                 store_extent_checksum(item->value, i))
                 problem(check, "data block %llu does not match its checksum", (unsigned long long)extent.address + i);
     free(data);

@@ -143,8 +143,10 @@ static int take_change(const struct store *store, struct reader *body, const uin
 
 /* ---- believing a group that may not have been flushed ------------------------------------------------------------ */
 
+/* One block, or all blocks of a compressed extent, which has one checksum. */
 struct named_block {
     uint64_t address, checksum;
+    uint32_t blocks;
     size_t order;
 };
 
@@ -169,8 +171,10 @@ static int name_blocks(struct named_blocks *blocks, const uint8_t *value, size_t
     for (uint32_t i = 0; i < extent.checksum_count; i++) {
         if (array_reserve((void **)&blocks->items, &blocks->capacity, blocks->count + 1, sizeof *blocks->items) < 0)
             return -ENOMEM;
-        blocks->items[blocks->count] =
-            (struct named_block){extent.address + i, store_extent_checksum(value, i), blocks->count};
+        blocks->items[blocks->count] = (struct named_block){.address = extent.address + i,
+                                                            .checksum = store_extent_checksum(value, i),
+                                                            .blocks = extent.compression ? extent.blocks : 1,
+                                                            .order = blocks->count};
         blocks->count++;
     }
     return 0;
@@ -202,7 +206,7 @@ static int group_named_blocks(const struct store *store, const struct group *gro
 static int group_data_verifies(struct store *store, const struct group *group)
 {
     struct named_blocks blocks = {0};
-    uint8_t *data = aligned_alloc(STORE_BLOCK_SIZE, STORE_BLOCK_SIZE);
+    uint8_t *data = aligned_alloc(STORE_BLOCK_SIZE, (size_t)STORE_EXTENT_BLOCKS_MAX * STORE_BLOCK_SIZE);
     int result = data ? group_named_blocks(store, group, &blocks) : -ENOMEM;
     if (result == 0 && blocks.count)
         qsort(blocks.items, blocks.count, sizeof *blocks.items, named_compare);
@@ -211,8 +215,9 @@ static int group_data_verifies(struct store *store, const struct group *group)
         const struct named_block *block = &blocks.items[i];
         if (i + 1 < blocks.count && blocks.items[i + 1].address == block->address && !MUTATED(GROUP_LAST_WORD))
             continue;
-        result = storage_read(store, data, STORE_BLOCK_SIZE, block->address * STORE_BLOCK_SIZE);
-        verified = result == 0 && store_checksum(data, STORE_BLOCK_SIZE) == block->checksum;
+        size_t length = (size_t)block->blocks * STORE_BLOCK_SIZE;
+        result = storage_read(store, data, length, block->address * STORE_BLOCK_SIZE);
+        verified = result == 0 && store_checksum(data, length) == block->checksum;
     }
     free(blocks.items);
     free(data);

@@ -14,6 +14,8 @@ struct allocate_task {
     bool grows;      /* the file ends no earlier than the range */
     bool grows_only; /* which an append-only file takes */
     bool more;       /* extents are left in the range */
+    uint64_t first_block; /* of what is punched whole */
+    uint64_t end_block;
     bool truncating; /* the rest of a truncation has to be removed before the size grows */
 };
 
@@ -97,16 +99,24 @@ static int punch_body(struct transaction *transaction, void *argument)
     struct inode inode;
     task->more = false;
     TRY(allocate_inode(transaction, task, &inode));
-    uint64_t first = (task->offset + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE;
-    uint64_t end = task->end / STORE_BLOCK_SIZE;
+    task->first_block = (task->offset + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE;
+    task->end_block = task->end / STORE_BLOCK_SIZE;
     /* Past the end of the file a block has nothing that could be left. */
     if (task->end >= inode.size_bytes)
-        end = (task->end + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE;
+        task->end_block = (task->end + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE;
     if ((inode.flags & INODE_INLINE) != 0)
         TRY(punch_inline(transaction, task, &inode));
-    else if (first < end)
-        TRY(extent_cut(transaction, &inode, first, end - 1, task->items_max, &before, &task->more));
+    else if (task->first_block < task->end_block)
+        TRY(extent_cut(transaction, &inode, task->first_block, task->end_block - 1, task->items_max, &before,
+                       &task->more));
     return inode_put(transaction, &inode);
+}
+
+/* What the body met has to be done before it runs again. */
+static int punch_split(struct allocate_task *task)
+{
+    task->more = true;
+    return rewrite_split(&task->place, task->first_block, task->end_block, true);
 }
 
 int range_punch(const struct place *place, uint64_t offset, uint64_t end)
@@ -114,9 +124,11 @@ int range_punch(const struct place *place, uint64_t offset, uint64_t end)
     struct allocate_task task = {
         .place = *place, .now = time_now(), .offset = offset, .end = end, .items_max = REMOVAL_ITEMS_MAX};
     int status;
-    do
+    do {
         status = place_transact_removal(place, punch_body, &task, &task.items_max);
-    while (status == 0 && task.more);
+        if (status == EXTENT_SPLIT)
+            status = punch_split(&task);
+    } while (status == 0 && task.more);
     uint64_t head = offset % STORE_BLOCK_SIZE == 0 ? 0 : STORE_BLOCK_SIZE - offset % STORE_BLOCK_SIZE;
     uint64_t tail = end % STORE_BLOCK_SIZE;
     if (offset / STORE_BLOCK_SIZE == end / STORE_BLOCK_SIZE)

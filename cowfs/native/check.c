@@ -418,7 +418,7 @@ static void check_extent(struct check_task *task, struct group *group, const str
     }
     if (logical < group->extents_end)
         problem(task, group->number, "extents overlap at block %" PRIu64, logical);
-    group->extents_end = logical + extent.blocks;
+    group->extents_end = logical + extent.logical_blocks;
     group->blocks += extent.blocks;
     bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
     sharing_note(task, &(struct sharing){borrowed ? SHARING_BORROWED : SHARING_OWNED, group->number, extent.address,

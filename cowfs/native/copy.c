@@ -15,7 +15,7 @@
 #define COPY_PIECE_BYTES (UINT64_C(256) << 10)
 
 /* What a transaction that did nothing asks for first. */
-enum copy_need { NEED_NOTHING, NEED_LENDING, NEED_BYTES, NEED_TRUNCATION, NEED_INLINE_MOVED };
+enum copy_need { NEED_NOTHING, NEED_LENDING, NEED_BYTES, NEED_TRUNCATION, NEED_INLINE_MOVED, NEED_SPLIT };
 
 struct copy_task {
     struct place in;
@@ -27,6 +27,9 @@ struct copy_task {
     uint64_t blocks_max;
     enum copy_need need;
     uint64_t got;
+    const struct place *split; /* with NEED_SPLIT: the file, and which blocks no compressed extent may leave */
+    uint64_t split_first;
+    uint64_t split_end;
     uint32_t piece_count;
     struct extent_piece pieces[COPY_EXTENTS_MAX];
 };
@@ -35,6 +38,14 @@ static int copy_need(struct copy_task *task, enum copy_need need)
 {
     task->need = need;
     return -ECANCELED;
+}
+
+static int copy_need_split(struct copy_task *task, const struct place *place, uint64_t first, uint64_t end)
+{
+    task->split = place;
+    task->split_first = first;
+    task->split_end = end;
+    return copy_need(task, NEED_SPLIT);
 }
 
 static int copy_inode(struct transaction *transaction, const struct place *place, struct inode *out)
@@ -73,9 +84,15 @@ static int share_gather(struct transaction *transaction, struct copy_task *task,
         if (status != 0 || logical >= *end)
             break;
         uint64_t from = logical < first ? first : logical;
-        uint64_t to = logical + extent.blocks < *end ? logical + extent.blocks : *end;
+        uint64_t to = logical + extent.logical_blocks < *end ? logical + extent.logical_blocks : *end;
         if (to <= from)
             continue;
+        if (extent.compression != 0 && to - from != extent.logical_blocks) {
+            if (task->piece_count == 0)
+                return copy_need_split(task, &task->in, from, to);
+            *end = from;
+            break;
+        }
         bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
         if (!borrowed && task->piece_count == 0)
             return copy_need(task, NEED_LENDING);
@@ -96,8 +113,11 @@ static int share_put(struct transaction *transaction, struct copy_task *task, st
     uint64_t target = task->offset_out / STORE_BLOCK_SIZE;
     bool more;
     shared_begin(&changes, UINT32_MAX);
-    TRY(extent_cut_gathering(transaction, out, target, target + (end - first) - 1, UINT32_MAX, &before, &changes,
-                             &more));
+    int status = extent_cut_gathering(transaction, out, target, target + (end - first) - 1, UINT32_MAX, &before,
+                                      &changes, &more);
+    if (status == EXTENT_SPLIT)
+        return copy_need_split(task, &task->out, target, target + (end - first));
+    TRY(status);
     for (uint32_t at = 0; at < task->piece_count; at++) {
         struct extent_piece *piece = &task->pieces[at];
         piece->logical = target + (piece->logical - first);
@@ -177,6 +197,9 @@ static int share_some(struct copy_task *task)
             break;
         case NEED_INLINE_MOVED:
             status = write_move_inline(&task->out);
+            break;
+        case NEED_SPLIT:
+            status = rewrite_split(task->split, task->split_first, task->split_end, false);
             break;
         }
     }

@@ -1,5 +1,8 @@
 /* Extents: which blocks of the pool hold which blocks of a file. Items are keyed by the first logical block, hold up
- * to 32 blocks each with a checksum per block, and never overlap. */
+ * to 32 blocks each with a checksum per block, and never overlap.
+ *
+ * A compressed extent has one checksum and is whole or not there at all: what would cut through one answers
+ * EXTENT_SPLIT instead, and its caller has rewrite_split() put several in its place before it tries again. */
 #include "internal.h"
 
 #include <errno.h>
@@ -16,9 +19,10 @@ int extent_of_item(const struct store_item *item, uint64_t inode, uint64_t *logi
     TRY(store_extent_decode(item->value, item->value_length, out));
     if (out->flags != (item->kind == STORE_VALUE_EXTENT ? 0 : EXTENT_BORROWED))
         return -EUCLEAN;
-    if (out->compression != 0 || out->blocks != out->logical_blocks || out->checksum_count != out->blocks)
+    if (out->compression != 0 &&
+        (out->compression > COMPRESSION_ALGORITHM_LAST || out->blocks >= out->logical_blocks))
         return -EUCLEAN;
-    return *logical > LOGICAL_BLOCKS_MAX - out->blocks ? -EUCLEAN : 0;
+    return *logical > LOGICAL_BLOCKS_MAX - out->logical_blocks ? -EUCLEAN : 0;
 }
 
 /* To the last extent that begins at or before the block, or to whatever item stands there. The volume record comes
@@ -37,6 +41,17 @@ int extent_seek(struct transaction *transaction, struct cursor *cursor, uint64_t
     return key_is_of(&cursor->item, inode, ITEM_EXTENT) ? 0 : cursor_next(transaction, cursor);
 }
 
+static void map_compressed(struct block_address *out, const struct store_item *item, const struct store_extent *extent,
+                           uint32_t index)
+{
+    out->address = extent->address;
+    out->checksum = store_extent_checksum(item->value, 0);
+    out->compression = extent->compression;
+    out->index = (uint8_t)index;
+    out->stored_blocks = (uint8_t)extent->blocks;
+    out->blocks = (uint8_t)extent->logical_blocks;
+}
+
 int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, uint32_t count,
                struct block_address *out)
 {
@@ -50,11 +65,13 @@ int extent_map(struct transaction *transaction, uint64_t inode, uint64_t first, 
         if (status != 0 || logical >= end)
             break;
         uint64_t from = logical < first ? first : logical;
-        uint64_t to = logical + extent.blocks < end ? logical + extent.blocks : end;
-        for (uint64_t block = from; block < to; block++) {
+        uint64_t to = logical + extent.logical_blocks < end ? logical + extent.logical_blocks : end;
+        for (uint64_t block = from; extent.compression == 0 && block < to; block++) {
             out[block - first].address = extent.address + (block - logical);
             out[block - first].checksum = store_extent_checksum(cursor.item.value, (uint32_t)(block - logical));
         }
+        for (uint64_t block = from; extent.compression != 0 && block < to; block++)
+            map_compressed(&out[block - first], &cursor.item, &extent, (uint32_t)(block - logical));
         status = to == end ? -ENOENT : cursor_next(transaction, &cursor);
     }
     return status == -ENOENT ? 0 : status;
@@ -74,7 +91,7 @@ int extent_seek_edge(struct transaction *transaction, uint64_t inode, uint64_t b
         status = extent_of_item(&cursor.item, inode, &logical, &extent);
         if (status != 0)
             break;
-        uint64_t end = logical + extent.blocks;
+        uint64_t end = logical + extent.logical_blocks;
         if (end <= *found)
             continue;
         if (!hole || logical > *found) {
@@ -105,6 +122,10 @@ void extent_piece_of(struct extent_piece *piece, const struct store_item *item, 
 {
     piece->logical = from;
     piece->extent = *extent;
+    if (extent->compression != 0) {
+        piece->checksums[0] = store_extent_checksum(item->value, 0);
+        return;
+    }
     piece->extent.address += from - logical;
     piece->extent.blocks = (uint16_t)(to - from);
     piece->extent.logical_blocks = piece->extent.blocks;
@@ -120,9 +141,9 @@ int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block,
     uint64_t logical;
     TRY(extent_seek_last(transaction, &cursor, inode, block));
     TRY(extent_of_item(&cursor.item, inode, &logical, &extent));
-    if (block - logical >= extent.blocks)
+    if (block - logical >= extent.logical_blocks)
         return -ENOENT;
-    extent_piece_of(out, &cursor.item, &extent, logical, logical, logical + extent.blocks);
+    extent_piece_of(out, &cursor.item, &extent, logical, logical, logical + extent.logical_blocks);
     return 0;
 }
 
@@ -150,7 +171,7 @@ int extent_cut_gathering(struct transaction *transaction, struct inode *inode, u
         status = extent_of_item(&cursor.item, inode->number, &logical, &extent);
         if (status != 0 || logical > last)
             break;
-        uint64_t end = logical + extent.blocks;
+        uint64_t end = logical + extent.logical_blocks;
         if (end <= first) {
             if (end == first)
                 extent_piece_of(before, &cursor.item, &extent, logical, logical, end);
@@ -159,7 +180,12 @@ int extent_cut_gathering(struct transaction *transaction, struct inode *inode, u
         bool borrowed = (extent.flags & EXTENT_BORROWED) != 0;
         uint64_t from = logical < first ? first : logical;
         uint64_t to = end - 1 > last ? last + 1 : end;
-        uint32_t room = borrowed ? shared_room(changes, (uint32_t)(to - from)) : extent.blocks;
+        bool compressed = extent.compression != 0;
+        if (compressed && to - from != extent.logical_blocks)
+            return EXTENT_SPLIT;
+        uint32_t room = extent.logical_blocks;
+        if (borrowed)
+            room = shared_room(changes, compressed ? 1 : (uint32_t)(to - from)) * (compressed ? room : 1);
         if (items++ == items_max || room == 0) {
             *more = true;
             break;
@@ -177,13 +203,14 @@ int extent_cut_gathering(struct transaction *transaction, struct inode *inode, u
             TRY(extent_put(transaction, inode->number, &after, false));
         }
         uint64_t address = extent.address + (from - logical);
+        uint32_t blocks = compressed ? extent.blocks : (uint32_t)(to - from);
         if (borrowed)
-            TRY(shared_change(transaction, changes, address, (uint32_t)(to - from), false));
+            TRY(shared_change(transaction, changes, address, blocks, false));
         else
-            TRY(transaction_kill(transaction, address, (uint32_t)(to - from), extent.birth));
-        if (inode->blocks < to - from)
+            TRY(transaction_kill(transaction, address, blocks, extent.birth));
+        if (inode->blocks < blocks)
             return -EUCLEAN;
-        inode->blocks -= to - from;
+        inode->blocks -= blocks;
         *more = part;
         if (part)
             break;
@@ -197,7 +224,8 @@ int extent_add(struct transaction *transaction, struct inode *inode, uint64_t lo
     uint64_t birth = transaction_epoch(transaction);
     for (uint32_t at = 0, count; at < blocks; at += count) {
         uint32_t held = before->extent.blocks;
-        bool grows = held != 0 && before->extent.flags == 0 && before->extent.birth == birth &&
+        bool grows = held != 0 && before->extent.flags == 0 && before->extent.compression == 0 &&
+                     before->extent.birth == birth &&
                      before->logical + held == logical + at &&
                      before->extent.address + held == address + at;
         count = blocks - at < STORE_EXTENT_BLOCKS_MAX ? blocks - at : STORE_EXTENT_BLOCKS_MAX;
@@ -216,9 +244,21 @@ int extent_add(struct transaction *transaction, struct inode *inode, uint64_t lo
     return 0;
 }
 
+int extent_add_compressed(struct transaction *transaction, struct inode *inode, uint64_t logical,
+                          const struct store_extent *extent, uint64_t checksum, struct extent_piece *before)
+{
+    before->logical = logical;
+    before->extent = *extent;
+    before->extent.birth = transaction_epoch(transaction);
+    before->extent.checksum_count = 1;
+    before->checksums[0] = checksum;
+    inode->blocks += extent->blocks;
+    return extent_put(transaction, inode->number, before, true);
+}
+
 uint8_t *extent_in_place(struct transaction *transaction, const struct extent_piece *piece, uint64_t block)
 {
-    if ((piece->extent.flags & EXTENT_BORROWED) != 0)
+    if ((piece->extent.flags & EXTENT_BORROWED) != 0 || piece->extent.compression != 0)
         return NULL;
     return transaction_data_in_place(transaction, piece->extent.address + (block - piece->logical),
                                      piece->extent.birth);

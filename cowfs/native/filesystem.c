@@ -76,8 +76,10 @@ int filesystem_open(struct store *store, uint64_t volume_id, bool read_only, str
         return -ENOMEM;
     filesystem->store = store;
     filesystem->read_only = read_only;
+    contents_init(&filesystem->contents);
     status = -pthread_mutex_init(&filesystem->view_mutex, NULL);
     if (status != 0) {
+        contents_destroy(&filesystem->contents);
         free(filesystem);
         return status;
     }
@@ -94,6 +96,7 @@ int filesystem_open(struct store *store, uint64_t volume_id, bool read_only, str
 void filesystem_close(struct filesystem *filesystem)
 {
     views_free(filesystem);
+    contents_destroy(&filesystem->contents);
     pthread_mutex_destroy(&filesystem->view_mutex);
     free(filesystem);
 }

@@ -145,7 +145,8 @@ static int reclaim_extent(struct transaction *transaction, const struct store_it
     *whole = true;
     if ((extent.flags & EXTENT_BORROWED) == 0)
         return transaction_kill(transaction, extent.address, extent.blocks, extent.birth);
-    uint32_t room = shared_room(changes, extent.blocks);
+    uint32_t room = extent.compression == 0 ? shared_room(changes, extent.blocks)
+                                            : shared_room(changes, 1) * extent.blocks;
     *whole = room == extent.blocks;
     if (room == 0)
         return 0;

@@ -1,7 +1,7 @@
 /* What the verbs share among themselves.
  *
  * Lock order: the store lock (held by transaction bodies and apply hooks), then the view mutex. Nothing that takes the
- * store lock is called with the view mutex held. */
+ * store lock is called with the view mutex held. The contents' mutex is taken alone. */
 #ifndef COWFS_INTERNAL_H
 #define COWFS_INTERNAL_H
 
@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "../../btree/native/mutation.h"
+#include "compression.h"
 #include "items.h"
 #include "map.h"
 
@@ -29,11 +30,34 @@ struct view {
     uint32_t number;
     bool snapshot;
     bool stale;
+    struct compression compression;
     uint64_t object_id;
     uint64_t hash_seed;
     uint64_t generation;
     uint64_t next_inode; /* live volumes */
     uint64_t held;       /* nodes with a lookup count above zero, the mounted root apart */
+};
+
+/* Expanded extents that are kept, 128 KiB each, and codecs for whoever needs one. */
+#define CONTENT_SLOTS 16u
+/* Files of which it is remembered that compressing them failed; two that share a slot forget each other. */
+#define ATTEMPTS_SLOTS 256u
+struct content_slot {
+    uint64_t address; /* 0: empty */
+    uint64_t checksum;
+    uint8_t blocks;
+    uint8_t compression;
+    uint32_t readers; /* that copy from it */
+    uint64_t used;
+    uint8_t *bytes;
+};
+struct contents {
+    pthread_mutex_t mutex;
+    uint64_t uses;
+    struct content_slot slots[CONTENT_SLOTS];
+    struct codec *spare;
+    uint32_t spare_count;
+    atomic_uint_fast64_t attempts[ATTEMPTS_SLOTS];
 };
 
 struct filesystem {
@@ -47,6 +71,7 @@ struct filesystem {
     struct map objects; /* object id -> struct view *, stale views not included */
     struct map lookups; /* node id -> count << 1 | unlinked */
     size_t promised;    /* lookups that apply hooks may still insert */
+    struct contents contents;
 };
 
 /* ---- view.c: views, places and lookup counts ------------------------------------------------------------------ */
@@ -62,6 +87,7 @@ struct place {
     uint32_t view;
     bool snapshot;
     bool mounted;
+    struct compression compression; /* of what is written */
 };
 
 int view_open(struct filesystem *filesystem, uint64_t object_id, bool snapshot, uint32_t *number);
@@ -149,9 +175,16 @@ void directory_touch(struct inode *directory, int entries, struct filesystem_tim
 /* ---- extent.c: where a file's blocks are ---------------------------------------------------------------------- */
 
 struct block_address {
-    uint64_t address; /* 0: a hole */
-    uint64_t checksum;
+    uint64_t address;  /* 0: a hole; of a compressed block: where its extent begins */
+    uint64_t checksum; /* of a compressed block: of its extent */
+    uint8_t compression;
+    /* and only of a compressed one: */
+    uint8_t index; /* which block of the extent's content it is */
+    uint8_t stored_blocks;
+    uint8_t blocks; /* of content */
 };
+/* What a body answers in which a compressed extent would have to be cut. Never leaves this directory. */
+#define EXTENT_SPLIT (-EXFULL)
 /* To the first extent that may lie at the block or behind it, or to whatever item comes then; -ENOENT at the end. */
 int extent_seek(struct transaction *transaction, struct cursor *cursor, uint64_t inode, uint64_t block);
 /* Where blocks [first, first + count) are. */
@@ -167,12 +200,13 @@ struct extent_piece {
 };
 /* The whole extent that a block lies in; -ENOENT for a hole. */
 int extent_find(struct transaction *transaction, uint64_t inode, uint64_t block, struct extent_piece *out);
-/* The part [from, to) of an extent that begins at `logical`. */
+/* The part [from, to) of an extent that begins at `logical`; a compressed one must be wanted whole. */
 void extent_piece_of(struct extent_piece *piece, const struct store_item *item, const struct store_extent *extent,
                      uint64_t logical, uint64_t from, uint64_t to);
 /* Takes [first, last] out of the file: splits, shortens, deletes extents and kills exactly the blocks in the range.
  * Takes no more than `items_max` extents; *more tells that some, or a part of one, are left. `before` becomes the
- * piece that ends at `first`, as it is afterwards. The tree must not have gathered changes to extents of this inode. */
+ * piece that ends at `first`, as it is afterwards. The tree must not have gathered changes to extents of this inode.
+ * EXTENT_SPLIT: a compressed extent lies in the range with a part of it only. */
 int extent_cut(struct transaction *transaction, struct inode *inode, uint64_t first, uint64_t last, uint32_t items_max,
                struct extent_piece *before, bool *more);
 /* The same, for a body that changes references otherwise too: what it gathers is still to be applied. */
@@ -188,6 +222,9 @@ int extent_seek_edge(struct transaction *transaction, uint64_t inode, uint64_t b
  * in it the last piece put. */
 int extent_add(struct transaction *transaction, struct inode *inode, uint64_t logical, uint64_t address,
                uint32_t blocks, const uint64_t *checksums, struct extent_piece *before);
+/* The same with a compressed extent, of which address, blocks and compression are set. */
+int extent_add_compressed(struct transaction *transaction, struct inode *inode, uint64_t logical,
+                          const struct store_extent *extent, uint64_t checksum, struct extent_piece *before);
 
 /* ---- shared.c: blocks that several extents refer to ------------------------------------------------------------ */
 
@@ -236,7 +273,7 @@ struct mismatch {
  * done often enough. */
 int mismatch_note(struct store *store, struct mismatch *mismatch, const struct block_address *block);
 /* Reads one block and verifies it; -EBADMSG on a mismatch. */
-int block_fetch(struct store *store, const struct block_address *block, uint8_t *out);
+int block_fetch(struct filesystem *filesystem, const struct block_address *block, uint8_t *out);
 bool block_address_equal(const struct block_address *a, const struct block_address *b);
 /* Inline bytes of a file into `out`, which has room for FILESYSTEM_INLINE_LENGTH_MAX. */
 int inline_get(struct transaction *transaction, const struct inode *inode, uint8_t *out);
@@ -254,6 +291,48 @@ int write_zeros(const struct place *place, uint64_t offset, uint32_t length);
 int range_punch(const struct place *place, uint64_t offset, uint64_t end);
 /* The same, and the file ends no earlier than the range. */
 int range_zero(const struct place *place, uint64_t offset, uint64_t end);
+
+/* ---- content.c: what compressed extents hold ------------------------------------------------------------------- */
+
+void contents_init(struct contents *contents);
+void contents_destroy(struct contents *contents);
+/* NULL: no memory. */
+struct codec *codec_take(struct filesystem *filesystem);
+void codec_give(struct filesystem *filesystem, struct codec *codec);
+/* All of the extent that a compressed block lies in. -EBADMSG: its checksum is another. */
+int content_fetch(struct filesystem *filesystem, struct codec *codec, const struct block_address *block, uint8_t *out);
+/* The same, `length` bytes from `from` on, and keeps the rest for the next reader. */
+int content_read(struct filesystem *filesystem, const struct block_address *block, uint32_t from, uint32_t length,
+                 uint8_t *out);
+
+/* Whether to try to compress a further unit of the file, and how that ended. */
+bool attempts_allowed(struct filesystem *filesystem, const struct place *place);
+void attempts_note(struct filesystem *filesystem, const struct place *place, bool saved);
+
+/* Blocks of content on the medium, not yet in a tree. */
+struct stored_run {
+    uint64_t address;
+    uint64_t checksum; /* of a compressed run; those of plain blocks are kept beside it */
+    uint32_t blocks;
+    uint32_t content_blocks;
+    uint8_t compression;
+};
+/* The first blocks, at least one, as they are. */
+int run_store(struct store *store, const uint8_t *content, uint32_t blocks, bool use_reserve, struct stored_run *run,
+              uint64_t *checksums);
+/* All blocks compressed. Where the room that the store has at one place is too short for that, it is filled with the
+ * first blocks as they are. run->content_blocks is 0 when compressing saves nothing: nothing was stored. */
+int run_store_compressed(struct store *store, struct codec *codec, struct compression how, const uint8_t *content,
+                         uint32_t blocks, bool use_reserve, struct stored_run *run, uint64_t *checksums);
+void runs_release(struct store *store, const struct stored_run *runs, uint32_t *count);
+/* Puts the runs one after the other from block `logical` on; `checksums` has one for each block of content. */
+int runs_put(struct transaction *transaction, struct inode *inode, uint64_t logical, const struct stored_run *runs,
+             uint32_t count, const uint64_t *checksums, struct extent_piece *before);
+
+/* ---- rewrite.c ----------------------------------------------------------------------------------------------- */
+
+/* Afterwards no compressed extent lies across the beginning of block `first` or of block `end`. */
+int rewrite_split(const struct place *place, uint64_t first, uint64_t end, bool use_reserve);
 
 /* ---- xattr.c ------------------------------------------------------------------------------------------------- */
 

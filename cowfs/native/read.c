@@ -7,7 +7,8 @@
 
 bool block_address_equal(const struct block_address *a, const struct block_address *b)
 {
-    return a->address == b->address && a->checksum == b->checksum;
+    return a->address == b->address && a->checksum == b->checksum && a->compression == b->compression &&
+           a->index == b->index && a->stored_blocks == b->stored_blocks && a->blocks == b->blocks;
 }
 
 int mismatch_note(struct store *store, struct mismatch *mismatch, const struct block_address *block)
@@ -20,9 +21,11 @@ int mismatch_note(struct store *store, struct mismatch *mismatch, const struct b
     return -EIO;
 }
 
-int block_fetch(struct store *store, const struct block_address *block, uint8_t *out)
+int block_fetch(struct filesystem *filesystem, const struct block_address *block, uint8_t *out)
 {
-    int status = store_data_read(store, block->address, 1, out);
+    if (block->compression != COMPRESSION_OFF)
+        return content_read(filesystem, block, block->index * STORE_BLOCK_SIZE, STORE_BLOCK_SIZE, out);
+    int status = store_data_read(filesystem->store, block->address, 1, out);
     if (status == 0 && store_checksum(out, STORE_BLOCK_SIZE) != block->checksum && !MUTATED(DATA_CHECKSUM))
         status = -EBADMSG;
     return status;
@@ -105,15 +108,27 @@ static uint32_t read_run(const struct read_task *task, uint32_t at)
     if (start < task->offset)
         return 0;
     while (at + run < task->count && start + (run + 1) * STORE_BLOCK_SIZE <= end &&
-           task->blocks[at + run].address == task->blocks[at].address + run)
+           task->blocks[at + run].address == task->blocks[at].address + run &&
+           task->blocks[at + run].compression == COMPRESSION_OFF)
         run++;
     return (uint32_t)run;
+}
+
+/* From `at` on, blocks of one compressed extent. */
+static uint32_t read_compressed_run(const struct read_task *task, uint32_t at)
+{
+    uint32_t run = 1;
+    while (at + run < task->count && task->blocks[at + run].compression != COMPRESSION_OFF &&
+           task->blocks[at + run].address == task->blocks[at].address &&
+           task->blocks[at + run].index == task->blocks[at].index + run)
+        run++;
+    return run;
 }
 
 /* -EBADMSG: block *failed does not verify. */
 static int read_blocks(const struct read_task *task, uint32_t *failed)
 {
-    struct store *store = task->place.filesystem->store;
+    struct filesystem *filesystem = task->place.filesystem;
     uint8_t bounce[STORE_BLOCK_SIZE];
     uint64_t end = task->offset + task->got;
     for (uint32_t at = 0, run; at < task->count; at += run) {
@@ -125,12 +140,17 @@ static int read_blocks(const struct read_task *task, uint32_t *failed)
         run = 1;
         if (task->blocks[at].address == 0) {
             memset(out, 0, to - from);
+        } else if (task->blocks[at].compression != COMPRESSION_OFF) {
+            run = read_compressed_run(task, at);
+            to = start + run * STORE_BLOCK_SIZE < end ? start + run * STORE_BLOCK_SIZE : end;
+            uint32_t skipped = task->blocks[at].index * STORE_BLOCK_SIZE + (uint32_t)(from - start);
+            TRY(content_read(filesystem, &task->blocks[at], skipped, (uint32_t)(to - from), out));
         } else if ((run = read_run(task, at)) == 0) {
             run = 1;
-            TRY(block_fetch(store, &task->blocks[at], bounce));
+            TRY(block_fetch(filesystem, &task->blocks[at], bounce));
             memcpy(out, bounce + (from - start), to - from);
         } else {
-            TRY(store_data_read(store, task->blocks[at].address, run, out));
+            TRY(store_data_read(filesystem->store, task->blocks[at].address, run, out));
             for (; *failed < at + run; (*failed)++, out += STORE_BLOCK_SIZE)
                 if (store_checksum(out, STORE_BLOCK_SIZE) != task->blocks[*failed].checksum && !MUTATED(DATA_CHECKSUM))
                     return -EBADMSG;

@@ -69,6 +69,8 @@ static int cut_extents(struct transaction *transaction, struct setattr_task *tas
     task->tail = (struct block_address){0};
     if (task->in_place_at != 0)
         TRY(extent_map(transaction, inode->number, block, 1, &task->tail));
+    if (task->tail.compression != 0)
+        return EXTENT_SPLIT;
     if (task->tail.address == 0)
         return extent_cut(transaction, inode, blocks_of_size(task->change->size_bytes), UINT64_MAX, task->items_max,
                           &piece, &task->more);
@@ -165,14 +167,15 @@ static int prepare_tail(struct setattr_task *task)
     struct store_reservation reservation;
     uint8_t block[STORE_BLOCK_SIZE];
     prepared_release(task);
-    int status = block_fetch(store, &task->tail, block);
+    int status = block_fetch(task->place.filesystem, &task->tail, block);
     if (status == 0)
         status = store_data_reserve(store, 1, true, &reservation);
     if (status != 0)
         return status;
     memcpy(reservation.memory, block, task->in_place_at);
     memset(reservation.memory + task->in_place_at, 0, STORE_BLOCK_SIZE - task->in_place_at);
-    task->prepared = (struct block_address){reservation.address, store_checksum(reservation.memory, STORE_BLOCK_SIZE)};
+    task->prepared = (struct block_address){
+        .address = reservation.address, .checksum = store_checksum(reservation.memory, STORE_BLOCK_SIZE)};
     task->prepared_for = task->tail;
     store_data_complete(store, &reservation);
     return 0;
@@ -189,6 +192,11 @@ static int setattr_run(struct setattr_task *task)
             status = place_transact_removal(&task->place, setattr_body, task, &task->items_max);
         else
             status = place_transact(&task->place, 0, setattr_body, task);
+        if (status == EXTENT_SPLIT) {
+            uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
+            status = rewrite_split(&task->place, block, task->in_place_at == 0 ? UINT64_MAX : block + 1, true);
+            continue;
+        }
         if (!task->again)
             break;
         status = task->truncating ? truncate_finish(&task->place) : prepare_tail(task);
@@ -227,6 +235,7 @@ struct finish_task {
     struct place place;
     uint32_t items_max;
     bool more;
+    uint64_t first; /* block past the size */
 };
 
 static int finish_body(struct transaction *transaction, void *argument)
@@ -238,18 +247,22 @@ static int finish_body(struct transaction *transaction, void *argument)
     TRY(inode_get(transaction, task->place.inode, &inode));
     if ((inode.flags & INODE_TRUNCATING) == 0)
         return 0;
-    TRY(extent_cut(transaction, &inode, blocks_of_size(inode.size_bytes), UINT64_MAX, task->items_max, &before,
-                   &task->more));
+    task->first = blocks_of_size(inode.size_bytes);
+    TRY(extent_cut(transaction, &inode, task->first, UINT64_MAX, task->items_max, &before, &task->more));
     TRY(truncate_marks(transaction, &inode, task->more));
     return inode_put(transaction, &inode);
 }
 
 int truncate_finish(const struct place *place)
 {
-    struct finish_task task = {*place, REMOVAL_ITEMS_MAX, false};
+    struct finish_task task = {.place = *place, .items_max = REMOVAL_ITEMS_MAX};
     int status;
-    do
+    do {
         status = place_transact_removal(&task.place, finish_body, &task, &task.items_max);
-    while (status == 0 && task.more);
+        if (status == EXTENT_SPLIT) {
+            task.more = true;
+            status = rewrite_split(place, task.first, UINT64_MAX, true);
+        }
+    } while (status == 0 && task.more);
     return status;
 }

@@ -6,8 +6,9 @@
  * EXTENT_BORROWED. All of this lies in the one tree, so snapshots, clones and rollbacks have the counts that go with
  * their extents, and when the last reference goes the blocks are killed with the birth that they always had.
  *
- * A run (one such pair of items) has one count; where references to a part of it come or go it is split. A body
- * gathers what changes and applies it once: its cursors do not see its own changes. */
+ * A run (one such pair of items) has one count; where references to a part of it come or go it is split; a compressed
+ * one is referred to as a whole only. A body gathers what changes and applies it once: its cursors do not see its own
+ * changes. */
 #include "internal.h"
 
 #include <errno.h>
@@ -24,7 +25,10 @@ int shared_decode(const struct store_item *item, struct store_extent *out)
     if (item->kind != STORE_VALUE_EXTENT)
         return -EUCLEAN;
     TRY(store_extent_decode(item->value, item->value_length, out));
-    return out->compression != 0 || out->flags != 0 || out->address != address ? -EUCLEAN : 0;
+    if (out->compression != 0 &&
+        (out->compression > COMPRESSION_ALGORITHM_LAST || out->blocks >= out->logical_blocks))
+        return -EUCLEAN;
+    return out->flags != 0 || out->address != address ? -EUCLEAN : 0;
 }
 
 void shared_begin(struct shared_changes *changes, uint32_t items_max)
@@ -134,8 +138,12 @@ static int run_put_part(struct transaction *transaction, const struct shared_run
                         uint32_t first, uint32_t end)
 {
     struct store_extent extent = run->extent;
+    if (extent.compression != 0 && end - first != extent.blocks)
+        return -EUCLEAN;
     extent.address += first;
-    extent.blocks = extent.logical_blocks = extent.checksum_count = (uint16_t)(end - first);
+    extent.blocks = (uint16_t)(end - first);
+    if (extent.compression == 0)
+        extent.logical_blocks = extent.checksum_count = extent.blocks;
     if (run->counts[first] == 0)
         return transaction_kill(transaction, extent.address, extent.blocks, extent.birth);
     if (extent.blocks != run->extent.blocks)
@@ -157,7 +165,7 @@ static int run_apply(struct transaction *transaction, const struct shared_run *r
         return 0;
     key_set_number(&key, VOLUME_INODE, ITEM_SHARED, run->extent.address);
     TRY(transaction_get(transaction, key.bytes, key.length, &item));
-    for (uint32_t at = 0; at < run->extent.blocks; at++)
+    for (uint32_t at = 0; at < run->extent.checksum_count; at++)
         checksums[at] = store_extent_checksum(item.value, at);
     if (run->counts[0] == 0) {
         TRY(transaction_delete(transaction, key.bytes, key.length));
@@ -202,11 +210,12 @@ int extent_lend(struct transaction *transaction, uint64_t inode, uint64_t first,
         status = extent_of_item(&cursor.item, inode, &logical, &extent);
         if (status != 0 || logical > last)
             break;
-        uint64_t end = logical + extent.blocks;
+        uint64_t end = logical + extent.logical_blocks;
         if (end <= first || (extent.flags & EXTENT_BORROWED) != 0)
             continue;
-        uint64_t from = logical < first ? first : logical;
-        uint64_t to = end - 1 > last ? last + 1 : end;
+        bool compressed = extent.compression != 0;
+        uint64_t from = logical < first && !compressed ? first : logical;
+        uint64_t to = end - 1 > last && !compressed ? last + 1 : end;
         items++;
         if (logical < from) {
             extent_piece_of(&piece, &cursor.item, &extent, logical, logical, from);

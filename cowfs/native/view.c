@@ -213,6 +213,7 @@ int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, ui
         return 0;
     }
     status = view_held_nodes(filesystem, old, nodes, node_count);
+    read.compression = old->compression;
     if (status == 0)
         status = view_install(filesystem, &read, &number);
     if (status == 0) {
@@ -229,6 +230,20 @@ int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, ui
         *nodes = NULL;
         *node_count = 0;
     }
+    return status;
+}
+
+int filesystem_set_compression(struct filesystem *filesystem, uint64_t volume_id, unsigned algorithm, unsigned level)
+{
+    if (algorithm > COMPRESSION_ALGORITHM_LAST ||
+        (algorithm == COMPRESSION_ZSTD && (level == 0 || level > COMPRESSION_ZSTD_LEVEL_MAX)))
+        return -EINVAL;
+    pthread_mutex_lock(&filesystem->view_mutex);
+    struct view *view = view_find_object(filesystem, volume_id);
+    int status = view == NULL || view->snapshot ? -ENOENT : 0;
+    if (status == 0)
+        view->compression = (struct compression){(uint8_t)algorithm, (uint8_t)level};
+    pthread_mutex_unlock(&filesystem->view_mutex);
     return status;
 }
 
@@ -262,6 +277,7 @@ static int place_fill(struct filesystem *filesystem, uint32_t number, uint64_t i
         .view = number,
         .snapshot = view->snapshot,
         .mounted = number == filesystem->mounted_view,
+        .compression = view->compression,
     };
     return 0;
 }

@@ -10,6 +10,10 @@
 /* Half a MiB. The worst part, single-block extents before and after, takes three changes a block of the 512 that a
  * transaction has. */
 #define WRITE_BLOCKS_MAX 128u
+/* Fewer blocks are not compressed as they come. They may be gathered later, when more of the file is there. */
+#define COMPRESS_BLOCKS_MIN 4u
+/* How often one unit is compressed, when the room at one place is too short for it again and again. */
+#define COMPRESS_TRIES_MAX 3u
 
 /* What the first and last block written held before, where the write covers them only in part. */
 enum source_kind { SOURCE_ZEROS, SOURCE_INLINE, SOURCE_BLOCK };
@@ -24,11 +28,6 @@ struct write_plan {
     bool move_inline; /* the inline bytes must move to block 0, which the write does not touch, first */
     uint32_t inline_length;
     uint8_t inline_bytes[FILESYSTEM_INLINE_LENGTH_MAX];
-};
-
-struct write_run {
-    uint64_t address;
-    uint32_t blocks;
 };
 
 struct write_task {
@@ -52,7 +51,7 @@ struct write_task {
     /* From here on 5 KiB of which a small write reads little: set where they are used, not cleared at the start. */
     struct write_plan plan;
     struct write_plan found; /* by the commit */
-    struct write_run runs[WRITE_BLOCKS_MAX];
+    struct stored_run runs[WRITE_BLOCKS_MAX];
     uint64_t checksums[WRITE_BLOCKS_MAX];
 };
 
@@ -87,6 +86,8 @@ static int plan_block(struct transaction *transaction, const struct write_task *
     if (start >= end || (task->offset <= start && task->end >= end && !task->zeroes))
         return 0;
     TRY(extent_map(transaction, inode->number, block, 1, &source->block));
+    if (source->block.compression != COMPRESSION_OFF)
+        return EXTENT_SPLIT;
     source->kind = source->block.address == 0 ? SOURCE_ZEROS : SOURCE_BLOCK;
     if (source->kind == SOURCE_ZEROS)
         source->block.checksum = 0;
@@ -214,9 +215,7 @@ static int write_commit_body(struct transaction *transaction, void *argument)
     TRY(inline_put(transaction, &inode, NULL, 0));
     inode.flags &= ~(uint32_t)INODE_INLINE;
     TRY(extent_cut(transaction, &inode, task->first, task->first + task->count - 1, UINT32_MAX, &before, &more));
-    for (uint32_t run = 0, at = 0; run < task->run_count; at += task->runs[run++].blocks)
-        TRY(extent_add(transaction, &inode, task->first + at, task->runs[run].address, task->runs[run].blocks,
-                       task->checksums + at, &before));
+    TRY(runs_put(transaction, &inode, task->first, task->runs, task->run_count, task->checksums, &before));
     return write_inode_done(transaction, task, &inode);
 }
 
@@ -228,15 +227,15 @@ struct write_sources {
 };
 
 /* -EBADMSG: *block does not verify. */
-static int source_fetch(struct store *store, const struct write_plan *plan, const struct block_source *source,
-                        uint8_t *out, struct block_address *block)
+static int source_fetch(const struct write_task *task, const struct block_source *source, uint8_t *out,
+                        struct block_address *block)
 {
     *block = source->block;
     if (source->kind == SOURCE_BLOCK)
-        return block_fetch(store, block, out);
+        return block_fetch(task->place.filesystem, block, out);
     memset(out, 0, STORE_BLOCK_SIZE);
     if (source->kind == SOURCE_INLINE)
-        memcpy(out, plan->inline_bytes, plan->inline_length);
+        memcpy(out, task->plan.inline_bytes, task->plan.inline_length);
     return 0;
 }
 
@@ -261,39 +260,110 @@ static void block_fill(const struct write_task *task, const struct write_sources
 
 static void write_release(struct write_task *task)
 {
-    for (; task->run_count != 0; task->run_count--)
-        store_data_release(task->place.filesystem->store, task->runs[task->run_count - 1].address,
-                           task->runs[task->run_count - 1].blocks);
+    runs_release(task->place.filesystem->store, task->runs, &task->run_count);
 }
 
-/* Takes and fills the new blocks. -EBADMSG: *block, an old one, does not verify. */
-static int write_prepare(struct write_task *task, struct block_address *block)
+/* Blocks from `at` on that are whole and may become one compressed extent: it ends on a multiple of its largest size,
+ * so that a file written a second time in the same way finds extents that it replaces as a whole. */
+static uint32_t unit_blocks(const struct write_task *task, uint32_t at)
+{
+    if (task->offset > start_of(task, at))
+        return 0;
+    uint32_t unit = STORE_EXTENT_BLOCKS_MAX - (uint32_t)((task->first + at) % STORE_EXTENT_BLOCKS_MAX);
+    uint64_t whole = (task->end - start_of(task, at)) / STORE_BLOCK_SIZE;
+    return whole < unit ? (uint32_t)whole : unit;
+}
+
+/* Stores a unit up to `end` compressed; *at is where what has to be stored as it is begins. */
+static int store_compressed(struct write_task *task, struct codec *codec, uint32_t *at, uint32_t end)
+{
+    struct filesystem *filesystem = task->place.filesystem;
+    bool saves = true;
+    for (uint32_t tries = 0; tries < COMPRESS_TRIES_MAX && saves && *at < end; tries++) {
+        struct stored_run *run = &task->runs[task->run_count];
+        int status = run_store_compressed(filesystem->store, codec, task->place.compression,
+                                          task->bytes + (start_of(task, *at) - task->offset), end - *at, false, run,
+                                          task->checksums + *at);
+        if (status != 0)
+            return status;
+        saves = run->content_blocks != 0;
+        task->run_count += saves ? 1 : 0;
+        *at += run->content_blocks;
+    }
+    attempts_note(filesystem, &task->place, saves);
+    return 0;
+}
+
+/* Stores blocks up to `end` as they are. */
+static int store_plain(struct write_task *task, const struct write_sources *sources, uint32_t at, uint32_t end)
 {
     struct store *store = task->place.filesystem->store;
     struct store_reservation reservation;
-    struct write_sources sources;
-    task->run_count = 0;
-    bool whole_head = task->offset <= start_of(task, 0) && task->end >= start_of(task, 1);
-    bool whole_tail = task->count == 1 || task->end == start_of(task, task->count);
-    if (!whole_head)
-        TRY(source_fetch(store, &task->plan, &task->plan.head, sources.head, block));
-    if (!whole_tail)
-        TRY(source_fetch(store, &task->plan, &task->plan.tail, sources.tail, block));
-    for (uint32_t at = 0; at < task->count;) {
-        int status = store_data_reserve(store, task->count - at, task->zeroes, &reservation);
-        if (status != 0) {
-            write_release(task);
+    while (at < end) {
+        int status = store_data_reserve(store, end - at, task->zeroes, &reservation);
+        if (status != 0)
             return status;
-        }
-        task->runs[task->run_count++] = (struct write_run){reservation.address, reservation.blocks};
+        task->runs[task->run_count++] = (struct stored_run){
+            .address = reservation.address, .blocks = reservation.blocks, .content_blocks = reservation.blocks};
         for (uint32_t filled = 0; filled < reservation.blocks; filled++, at++) {
             uint8_t *memory = reservation.memory + (size_t)filled * STORE_BLOCK_SIZE;
-            block_fill(task, &sources, at, memory);
+            block_fill(task, sources, at, memory);
             task->checksums[at] = store_checksum(memory, STORE_BLOCK_SIZE);
         }
         store_data_complete(store, &reservation);
     }
     return 0;
+}
+
+static int store_units(struct write_task *task, const struct write_sources *sources)
+{
+    struct filesystem *filesystem = task->place.filesystem;
+    struct codec *codec = codec_take(filesystem);
+    int status = 0;
+    if (codec == NULL)
+        return store_plain(task, sources, 0, task->count);
+    for (uint32_t at = 0, end; status == 0 && at < task->count; at = end) {
+        uint32_t unit = unit_blocks(task, at);
+        end = at + (unit == 0 ? 1 : unit);
+        if (unit >= COMPRESS_BLOCKS_MIN && attempts_allowed(filesystem, &task->place))
+            status = store_compressed(task, codec, &at, end);
+        if (status == 0)
+            status = store_plain(task, sources, at, end);
+    }
+    codec_give(filesystem, codec);
+    return status;
+}
+
+/* Takes and fills the new blocks. -EBADMSG: *block, an old one, does not verify. */
+static int write_prepare(struct write_task *task, struct block_address *block)
+{
+    struct write_sources sources;
+    task->run_count = 0;
+    bool whole_head = task->offset <= start_of(task, 0) && task->end >= start_of(task, 1);
+    bool whole_tail = task->count == 1 || task->end == start_of(task, task->count);
+    if (!whole_head)
+        TRY(source_fetch(task, &task->plan.head, sources.head, block));
+    if (!whole_tail)
+        TRY(source_fetch(task, &task->plan.tail, sources.tail, block));
+    bool compress = task->place.compression.algorithm != COMPRESSION_OFF && task->count >= COMPRESS_BLOCKS_MIN;
+    int status = compress ? store_units(task, &sources) : store_plain(task, &sources, 0, task->count);
+    if (status != 0)
+        write_release(task);
+    return status;
+}
+
+/* A block that is written in part has to lie in no compressed extent, one that is written whole in none that goes on
+ * before or behind. */
+static int write_split(const struct write_task *task)
+{
+    const struct place *place = &task->place;
+    uint64_t end = task->first + task->count;
+    int status = 0;
+    if (task->offset % STORE_BLOCK_SIZE != 0 || task->count == 1)
+        status = rewrite_split(place, task->first, task->first + 1, task->zeroes);
+    if (status == 0 && task->end % STORE_BLOCK_SIZE != 0)
+        status = rewrite_split(place, end - 1, end, task->zeroes);
+    return status != 0 ? status : rewrite_split(place, task->first, end, task->zeroes);
 }
 
 static int write_part(struct write_task *task);
@@ -318,6 +388,10 @@ static int write_part(struct write_task *task)
         task->again = false;
         if (!planned) {
             status = place_transact(&task->place, flags, write_plan_body, task);
+            if (status == EXTENT_SPLIT) {
+                status = write_split(task);
+                continue;
+            }
             if (!task->again)
                 return status;
         }
@@ -331,7 +405,9 @@ static int write_part(struct write_task *task)
             status = mismatch_note(task->place.filesystem->store, &mismatch, &block);
             damage_note(&task->place, task->offset / STORE_BLOCK_SIZE, status);
         } else if (status == 0) {
-            status = place_transact(&task->place, flags, write_commit_body, task);
+            while ((status = place_transact(&task->place, flags, write_commit_body, task)) == EXTENT_SPLIT &&
+                   (status = write_split(task)) == 0)
+                continue;
             if (status == 0)
                 return 0;
             write_release(task);

@@ -61,7 +61,7 @@ def link_all(sanitizer: str, folder: pathlib.Path, objects: dict[pathlib.Path, p
             for source, target in objects.items()
             if source.stem == name or str(source.parent.relative_to(ROOT)) in parts
         ]
-        command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), "-lxxhash", "-luring"]
+        command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), "-lxxhash", "-luring", "-llz4", "-lzstd"]
         subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
     for name, used in FUZZERS.items():
         command = ["gcc", *SANITIZERS[sanitizer], *(str(objects[source]) for source in used), *LINK_FLAGS]

@@ -111,8 +111,10 @@ struct sector {
 static void sector_make(struct worker *worker, uint64_t inode, uint64_t index, struct sector *out)
 {
     *out = (struct sector){.inode = inode, .index = index, .salt = draw(worker, UINT32_MAX)};
+    /* Most of it compresses well, some moderately, some not at all. */
+    uint64_t step = out->salt % 8 == 0 ? UINT64_C(0x9e3779b97f4a7c15) : out->salt % 2;
     for (size_t i = 0; i < sizeof out->filling / 8; i++)
-        out->filling[i] = out->salt * (i + 1);
+        out->filling[i] = (out->salt + i * step) * (out->salt % 8 == 0 ? out->salt * (i + 1) : 1);
     out->checksum = store_checksum(out, sizeof *out - sizeof out->checksum);
 }
 
@@ -169,6 +171,15 @@ static void read_and_check(struct worker *worker, uint64_t node)
         fail("a read of a wrong length", -EILSEQ);
     for (uint32_t at = 0; at < got / SECTOR; at++)
         sector_check(inode_of(node), first + at, (struct sector *)worker->bytes + at);
+}
+
+static void do_compression(struct worker *worker)
+{
+    static const uint8_t choices[][2] = {{0, 0}, {1, 0}, {1, 0}, {2, 1}, {2, 3}};
+    const uint8_t *choice = choices[draw(worker, sizeof choices / sizeof *choices)];
+    int result = filesystem_set_compression(worker->mount->filesystem, worker->mount->volume_id, choice[0], choice[1]);
+    if (result != 0)
+        fail("compression", result);
 }
 
 static void do_truncate(struct worker *worker)
@@ -440,8 +451,10 @@ static void *work(void *argument)
             expect("fsync", filesystem_fsync(worker->mount->filesystem, some_node(worker)));
         else if (dice < 998)
             filesystem_statfs(worker->mount->filesystem, &space);
-        else
+        else if (dice < 999)
             expect("checkpoint", store_checkpoint(worker->mount->store));
+        else
+            do_compression(worker);
     }
     for (unsigned at = 0; at < HELD; at++) {
         if (worker->held[at] != 0)
@@ -500,6 +513,8 @@ static void run_round(struct storage *storage, struct worker *workers, unsigned 
 {
     static struct mount mount = {.rollback_mutex = PTHREAD_MUTEX_INITIALIZER};
     mount_open(storage, worker_count == 1 && round % 2 == 0, &mount);
+    workers[0].mount = &mount;
+    do_compression(&workers[0]);
     check(&mount);
     for (unsigned index = 0; index < worker_count; index++) {
         workers[index].mount = &mount;

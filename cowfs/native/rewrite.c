@@ -1,0 +1,191 @@
+/* Storing anew what a file holds already: the same bytes in other extents. A compressed extent that is to be cut
+ * becomes several. Nobody but st_blocks can tell the difference, so this is a transaction of its own before the one
+ * that wants to cut. */
+#include "internal.h"
+
+#include <errno.h>
+
+#define PARTS_MAX 3u
+
+struct rewrite_task {
+    struct place place;
+    unsigned flags; /* of the transaction */
+    uint64_t first;
+    uint32_t count;
+    bool changed; /* the file holds something else by now */
+    struct compression how;
+    uint32_t part_count;
+    uint32_t parts[PARTS_MAX]; /* blocks; each becomes extents of its own */
+    struct block_address blocks[STORE_EXTENT_BLOCKS_MAX];
+    uint32_t run_count;
+    struct stored_run runs[STORE_EXTENT_BLOCKS_MAX];
+    uint64_t checksums[STORE_EXTENT_BLOCKS_MAX];
+};
+
+static int rewrite_inode(struct transaction *transaction, const struct rewrite_task *task, struct inode *inode)
+{
+    TRY(inode_get(transaction, task->place.inode, inode));
+    return S_ISREG(inode->mode) ? 0 : -EINVAL;
+}
+
+/* ---- reading and storing ------------------------------------------------------------------------------------- */
+
+/* -EBADMSG: *failed does not verify. */
+static int rewrite_read(const struct rewrite_task *task, struct codec *codec, struct block_address *failed)
+{
+    struct filesystem *filesystem = task->place.filesystem;
+    for (uint32_t at = 0, run; at < task->count; at += run) {
+        const struct block_address *block = &task->blocks[at];
+        uint8_t *out = codec->content + (size_t)at * STORE_BLOCK_SIZE;
+        bool whole = block->compression != COMPRESSION_OFF && block->index == 0 && block->blocks <= task->count - at;
+        *failed = *block;
+        run = whole ? block->blocks : 1;
+        int status = whole ? content_fetch(filesystem, codec, block, out) : block_fetch(filesystem, block, out);
+        if (status != 0)
+            return status;
+    }
+    return 0;
+}
+
+static int rewrite_store_part(struct rewrite_task *task, struct codec *codec, uint32_t at, uint32_t blocks)
+{
+    struct store *store = task->place.filesystem->store;
+    bool use_reserve = (task->flags & STORE_TRANSACT_RESERVE) != 0;
+    bool compress = true;
+    while (blocks != 0) {
+        struct stored_run *run = &task->runs[task->run_count];
+        const uint8_t *content = codec->content + (size_t)at * STORE_BLOCK_SIZE;
+        run->content_blocks = 0;
+        int status = 0;
+        if (compress)
+            status = run_store_compressed(store, codec, task->how, content, blocks, use_reserve, run,
+                                          task->checksums + at);
+        if (status == 0 && run->content_blocks == 0) {
+            compress = false;
+            status = run_store(store, content, blocks, use_reserve, run, task->checksums + at);
+        }
+        if (status != 0)
+            return status;
+        task->run_count++;
+        at += run->content_blocks;
+        blocks -= run->content_blocks;
+    }
+    return 0;
+}
+
+static int rewrite_store(struct rewrite_task *task, struct codec *codec)
+{
+    int status = 0;
+    task->run_count = 0;
+    for (uint32_t part = 0, at = 0; status == 0 && part < task->part_count; at += task->parts[part++])
+        status = rewrite_store_part(task, codec, at, task->parts[part]);
+    return status;
+}
+
+static int rewrite_commit_body(struct transaction *transaction, void *argument)
+{
+    struct rewrite_task *task = argument;
+    struct block_address blocks[STORE_EXTENT_BLOCKS_MAX];
+    struct extent_piece before;
+    struct inode inode;
+    bool more;
+    task->changed = false;
+    TRY(rewrite_inode(transaction, task, &inode));
+    TRY(extent_map(transaction, inode.number, task->first, task->count, blocks));
+    for (uint32_t at = 0; at < task->count && !task->changed; at++)
+        task->changed = !block_address_equal(&blocks[at], &task->blocks[at]);
+    if (task->changed)
+        return -ECANCELED;
+    TRY(extent_cut(transaction, &inode, task->first, task->first + task->count - 1, UINT32_MAX, &before, &more));
+    TRY(runs_put(transaction, &inode, task->first, task->runs, task->run_count, task->checksums, &before));
+    return inode_put(transaction, &inode);
+}
+
+/* What the task says the file holds. 0 also when it turned out to hold something else. */
+static int rewrite(struct rewrite_task *task, struct mismatch *mismatch)
+{
+    struct filesystem *filesystem = task->place.filesystem;
+    struct codec *codec = codec_take(filesystem);
+    struct block_address failed;
+    if (codec == NULL)
+        return -ENOMEM;
+    int status = rewrite_read(task, codec, &failed);
+    if (status == -EBADMSG)
+        status = mismatch_note(filesystem->store, mismatch, &failed);
+    else if (status == 0)
+        status = rewrite_store(task, codec);
+    codec_give(filesystem, codec);
+    if (status == 0 && task->run_count != 0) {
+        task->changed = false;
+        status = place_transact(&task->place, task->flags, rewrite_commit_body, task);
+        if (status == 0)
+            return 0;
+        if (task->changed)
+            status = 0;
+    }
+    runs_release(filesystem->store, task->runs, &task->run_count);
+    return status;
+}
+
+/* ---- splitting ----------------------------------------------------------------------------------------------- */
+
+struct split_task {
+    uint64_t inode;
+    uint64_t boundaries[2];
+    struct extent_piece found; /* a compressed extent with a boundary inside; no blocks: none */
+};
+
+static int split_find_body(struct transaction *transaction, void *argument)
+{
+    struct split_task *task = argument;
+    for (size_t at = 0; at < 2; at++) {
+        int status = extent_find(transaction, task->inode, task->boundaries[at], &task->found);
+        if (status == 0 && task->found.extent.compression != 0 && task->found.logical < task->boundaries[at])
+            return 0;
+        if (status != 0 && status != -ENOENT)
+            return status;
+    }
+    task->found.extent.blocks = 0;
+    return 0;
+}
+
+static void split_plan(struct rewrite_task *task, const struct split_task *split)
+{
+    const struct store_extent *extent = &split->found.extent;
+    uint32_t from = 0;
+    task->first = split->found.logical;
+    task->count = extent->logical_blocks;
+    task->how = (struct compression){extent->compression, COMPRESSION_ZSTD_LEVEL_QUICK};
+    task->part_count = task->run_count = 0;
+    for (size_t at = 0; at < 2; at++) {
+        uint64_t inside = split->boundaries[at] - task->first;
+        if (split->boundaries[at] <= task->first + from || inside >= task->count)
+            continue;
+        task->parts[task->part_count++] = (uint32_t)inside - from;
+        from = (uint32_t)inside;
+    }
+    task->parts[task->part_count++] = task->count - from;
+    for (uint32_t at = 0; at < task->count; at++)
+        task->blocks[at] = (struct block_address){.address = extent->address,
+                                                  .checksum = split->found.checksums[0],
+                                                  .compression = extent->compression,
+                                                  .index = (uint8_t)at,
+                                                  .stored_blocks = (uint8_t)extent->blocks,
+                                                  .blocks = (uint8_t)extent->logical_blocks};
+}
+
+int rewrite_split(const struct place *place, uint64_t first, uint64_t end, bool use_reserve)
+{
+    struct rewrite_task task = {.place = *place, .flags = use_reserve ? (unsigned)STORE_TRANSACT_RESERVE : 0};
+    struct split_task split = {.inode = place->inode, .boundaries = {first, end}};
+    struct mismatch mismatch = {0};
+    int status;
+    while ((status = place_transact(place, STORE_TRANSACT_READ, split_find_body, &split)) == 0 &&
+           split.found.extent.blocks != 0) {
+        split_plan(&task, &split);
+        status = rewrite(&task, &mismatch);
+        if (status != 0)
+            break;
+    }
+    return status;
+}
