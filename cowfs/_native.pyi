@@ -116,6 +116,8 @@ class FileSystem:
 
     def statfs(self) -> tuple[int, int, int, int, int]:
         """(block_size, blocks, blocks_free, blocks_available, name_length_max)."""
+    def set_compression(self, volume_id: int, algorithm: int, level: int) -> None:
+        """How what is written is compressed; volume id 0: where no other is set."""
 
     # trees by the store's object ids
     def diff(self, old_object_id: int, new_object_id: int, *, first_inode: int = 0, last_inode: int = ...,

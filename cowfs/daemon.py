@@ -195,7 +195,7 @@ def _open_pool(request: MountRequest, log_path: str) -> "tuple[Store, MountedPoo
         store.close()
         raise CowfsError.from_os_error(error, f"open the volume '{options.volume}'") from None
     return store, MountedPool(store, filesystem, volume, pool_path=request.pool_path, mountpoint=request.mountpoint,
-                              read_only=options.read_only, log_path=log_path)
+                              read_only=options.read_only, log_path=log_path, compression=options.compression)
 
 
 def _listen(pool: "MountedPool") -> "socket.socket":

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from cowfs.compression import Compression, parse_compression
 from cowfs.errors import CowfsError
 
 DEFAULT_VOLUME = "main"
@@ -50,7 +51,7 @@ class MountOptions(NamedTuple):
     """Whatever a mount was asked for. 0 means default. `pump`: requests are answered by the loop in C where it can;
     `uring`: whether they come over io_uring, "auto" where the kernel has it switched on; `awake`: CPUs that
     make requests over io_uring do not halt in between; `cache_back`: writes may wait in the kernel's cache, which takes
-    the pump."""
+    the pump; `compression`: in place of what the volumes have as their property."""
 
     flags: int = MS_NOSUID | MS_NODEV
     volume: str = DEFAULT_VOLUME
@@ -61,6 +62,7 @@ class MountOptions(NamedTuple):
     uring: str = "auto"
     awake: bool = True
     cache_back: bool = False
+    compression: Compression | None = None
 
     @property
     def read_only(self) -> bool:
@@ -110,6 +112,8 @@ def parse_options(texts: list[str], *, sloppy: bool = False) -> MountOptions:
             options = options._replace(uring=_choice(name, value, _URING))
         elif name == "cache":
             options = options._replace(cache_back=_choice(name, value, _CACHE) == "back")
+        elif name == "compress" and separator:
+            options = options._replace(compression=parse_compression(value))
         elif word == "allow_other":
             options = options._replace(allow_other=True)
         elif word == "remount":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from btree import Store
+from cowfs.compression import check_compression
 from cowfs.errors import CowfsError
 from cowfs.retention import DEFAULT_RULE, check_every, check_rule
 
@@ -30,6 +31,8 @@ class Property(NamedTuple):
 PROPERTIES: dict[str, Property] = {
     "snapshot-every": Property("how often the daemon takes a snapshot of what has changed", "off", check_every),
     "snapshot-keep": Property("which of these snapshots are kept for how long", DEFAULT_RULE, check_rule),
+    "compression": Property("how what is written from now on is compressed: off, lz4, zstd:1 to zstd:19", "off",
+                            check_compression),
 }
 
 Watcher = Callable[[int, str | None], None]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from btree import SnapshotInfo, Store, VolumeInfo
 from cowfs._native import FileSystem
+from cowfs.compression import OFF, Compression, parse_compression
 from cowfs.damage import DamageLog
 from cowfs.errors import CowfsError
 from cowfs.latencies import HandlerLatencies
@@ -57,7 +58,7 @@ class MountedPool:
     """The pool of one mount. `volume` in a method's arguments is a name; None means the mounted one."""
 
     def __init__(self, store: Store, filesystem: FileSystem, volume: VolumeInfo, *, pool_path: str, mountpoint: str,
-                 read_only: bool, log_path: str) -> None:
+                 read_only: bool, log_path: str, compression: Compression | None = None) -> None:
         self.store = store
         self.filesystem = filesystem
         self.volume_id = volume.id
@@ -72,6 +73,10 @@ class MountedPool:
         self.properties = VolumeProperties(store)
         self.note_expiry: Callable[[int, int], None] | None = None
         """Told of a snapshot's id and when its time is over."""
+        if compression is None:
+            self.properties.watch("compression", self._compression_changed)
+        else:
+            filesystem.set_compression(0, *compression)
         self.notifier: Notifier | None = None
         self.volumes_node = 0
         self.snapshots_node = 0
@@ -87,6 +92,15 @@ class MountedPool:
         self.forget_nodes_later: Callable[[list[int]], None] | None = None
         """forget_nodes() in the background, while the control socket is served."""
         self.events: dict[str, int] = {"unexpected": 0, "io_error": 0}
+
+    def _compression_changed(self, volume_id: int, value: str | None) -> None:
+        try:
+            compression = OFF if value is None else parse_compression(value)
+        except CowfsError:
+            log.warning("volume %d is to be compressed with %r, which this version does not know: it is not", volume_id,
+                        value)
+            compression = OFF
+        self.filesystem.set_compression(volume_id, *compression)
 
     # ---- finding
 

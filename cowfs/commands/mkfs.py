@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from cowfs.commands.output import format_size
 from cowfs.commands.version import add_version
+from cowfs.compression import OFF, Compression, parse_compression
 from cowfs.errors import EXIT_CODE_HELP, CowfsError, ExitCode
 from cowfs.mount_options import DEFAULT_VOLUME
 from cowfs.mounting import mount_entries
@@ -29,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--node-size", metavar="BYTES", help="4K, 8K or 16K: larger nodes make fewer, larger writes")
     parser.add_argument("--metadata", choices=METADATA_COPIES, default="dup",
                         help="copies of the pool's structure: two, far apart (default), or one")
+    parser.add_argument("--compression", metavar="HOW", default="off",
+                        help="how what is written is compressed: off (default), lz4, or zstd:1 to zstd:19")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing when all went well")
     add_version(parser)
     return parser
@@ -59,12 +62,13 @@ def make_pool(options: argparse.Namespace) -> str:
     if len(options.label.encode("utf-8", "replace")) > LABEL_LENGTH_MAX_BYTES or not options.label.isprintable():
         raise CowfsError("usage", f"the label {options.label!r} is not possible",
                          f"use up to {LABEL_LENGTH_MAX_BYTES} bytes of printable characters")
+    compression = parse_compression(options.compression)
     path: str = options.pool
     if size_bytes is not None and size_bytes < POOL_SIZE_MIN_BYTES:
         raise CowfsError("usage", f"{options.size} is too small for a pool", "give at least 16M")
     created = _check_target(path, size_bytes, force=options.force)
     try:
-        _format(path, options.label, node_size_bytes, METADATA_COPIES[options.metadata])
+        _format(path, options.label, node_size_bytes, METADATA_COPIES[options.metadata], compression)
     except BaseException:
         if created:
             os.unlink(path)
@@ -130,7 +134,7 @@ def _make_file(path: str, size_bytes: int) -> None:
         os.close(directory)
 
 
-def _format(path: str, label: str, node_size_bytes: int, metadata_copies: int) -> None:
+def _format(path: str, label: str, node_size_bytes: int, metadata_copies: int, compression: Compression) -> None:
     from btree import Store
     from cowfs._native import FileSystem
 
@@ -143,6 +147,8 @@ def _format(path: str, label: str, node_size_bytes: int, metadata_copies: int) -
         storage.close()
     with open_store(path, read_only=False) as store:
         volume_id = store.volume_create(DEFAULT_VOLUME)
+        if compression != OFF:
+            store.property_set(volume_id, "compression", str(compression).encode())
         FileSystem.initialize(store, volume_id, uid=os.getuid(), gid=os.getgid())
 
 

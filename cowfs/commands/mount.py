@@ -4,6 +4,7 @@ options (-o, separated by commas):
   ro, rw              read-only: nothing at all is written to the pool
   volume=NAME         the volume to mount, instead of 'main'
   commit=SECONDS      how long what was written may take to be durable without fsync (1)
+  compress=HOW        off, lz4, zstd or zstd:1 to zstd:19, in place of the volumes' property 'compression'
   cache_mib=N         memory for the pool's own structure (96)
   pump, nopump        answer requests by the loop in C where it can (the default), or all of them in Python
   uring=auto          requests come over io_uring where the kernel has it switched on ('cowfs uring status');

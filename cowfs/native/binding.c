@@ -301,6 +301,18 @@ static void message_add(void *argument, const char *message)
     messages->length += length;
 }
 
+static FILE_SYSTEM_METHOD(file_system_set_compression)
+{
+    static char *names[] = {"volume_id", "algorithm", "level", NULL};
+    uint64_t volume_id;
+    unsigned algorithm, level;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&II:set_compression", names, binding_convert_u64,
+                                     &volume_id, &algorithm, &level) ||
+        !binding_enter(self))
+        return NULL;
+    return binding_none(filesystem_set_compression(self->filesystem, volume_id, algorithm, level));
+}
+
 static FILE_SYSTEM_METHOD(file_system_check)
 {
     static char *names[] = {"object_id", NULL};
@@ -393,6 +405,8 @@ static PyMethodDef file_system_methods[] = {
            "\n--\n\nWhat differs between two trees, by inode."),
     METHOD("trace", binding_trace, "($self, /, object_id, path)\n--\n\nWhere a path leads, and since which epoch."),
     METHOD("object_path", binding_object_path, "($self, /, object_id, inode)\n--\n\nA path of an inode in a tree."),
+    METHOD("set_compression", file_system_set_compression,
+           "($self, /, volume_id, algorithm, level)\n--\n\nOf what is written; volume id 0: where no other is set."),
     METHOD("check", file_system_check, "($self, /, object_id)\n--\n\nProblems in one tree."),
     {0},
 };

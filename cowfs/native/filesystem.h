@@ -79,8 +79,8 @@ bool filesystem_snapshot_is_viewed(struct filesystem *filesystem, uint64_t snaps
 /* The volume's content was replaced: a new view, and the old one stale. `nodes` (free() it) are the old view's node
  * ids with a lookup count above zero. */
 int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, uint64_t **nodes, size_t *node_count);
-/* What is written to a volume from now on is compressed so, by one of the algorithms in compression.h (0: not at all);
- * a view of it must have been made. A rollback changes nothing here. */
+/* What is written to a volume from now on is compressed so, by one of the algorithms in compression.h (0: not at all).
+ * Volume id 0: what is written to those for which nothing was said. Lasts as long as the mount. */
 int filesystem_set_compression(struct filesystem *filesystem, uint64_t volume_id, unsigned algorithm, unsigned level);
 bool filesystem_is_read_only_node(struct filesystem *filesystem, uint64_t node);
 bool filesystem_is_stale(struct filesystem *filesystem, uint64_t node);

@@ -71,6 +71,8 @@ struct filesystem {
     struct map objects; /* object id -> struct view *, stale views not included */
     struct map lookups; /* node id -> count << 1 | unlinked */
     size_t promised;    /* lookups that apply hooks may still insert */
+    struct map compressions;      /* volume id -> algorithm << 8 | level */
+    uint64_t compression_default; /* the same where none is set */
     struct contents contents;
 };
 
@@ -309,6 +311,8 @@ int content_read(struct filesystem *filesystem, const struct block_address *bloc
 bool attempts_allowed(struct filesystem *filesystem, const struct place *place);
 void attempts_note(struct filesystem *filesystem, const struct place *place, bool saved);
 
+/* How often one unit is compressed, when the room at one place is too short for it again and again. */
+#define COMPRESS_TRIES_MAX 3u
 /* Blocks of content on the medium, not yet in a tree. */
 struct stored_run {
     uint64_t address;
@@ -333,6 +337,17 @@ int runs_put(struct transaction *transaction, struct inode *inode, uint64_t logi
 
 /* Afterwards no compressed extent lies across the beginning of block `first` or of block `end`. */
 int rewrite_split(const struct place *place, uint64_t first, uint64_t end, bool use_reserve);
+
+/* What a compressed extent is cut down to, stored and not yet in a tree. */
+struct stored_prefix {
+    struct block_address of;
+    uint32_t run_count;
+    struct stored_run runs[STORE_EXTENT_BLOCKS_MAX];
+    uint64_t checksums[STORE_EXTENT_BLOCKS_MAX];
+};
+/* The first bytes of the extent that a compressed block lies in, and zeros up to a whole block. */
+int prefix_store(const struct place *place, const struct block_address *block, uint32_t length,
+                 struct stored_prefix *out);
 
 /* ---- xattr.c ------------------------------------------------------------------------------------------------- */
 

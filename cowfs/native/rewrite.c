@@ -47,28 +47,28 @@ static int rewrite_read(const struct rewrite_task *task, struct codec *codec, st
     return 0;
 }
 
-static int rewrite_store_part(struct rewrite_task *task, struct codec *codec, uint32_t at, uint32_t blocks)
+/* Appends runs of all blocks, compressed or not. */
+static int store_part(const struct place *place, struct codec *codec, struct compression how, const uint8_t *content,
+                      uint32_t blocks, bool use_reserve, struct stored_run *runs, uint32_t *run_count,
+                      uint64_t *checksums)
 {
-    struct store *store = task->place.filesystem->store;
-    bool use_reserve = (task->flags & STORE_TRANSACT_RESERVE) != 0;
+    struct store *store = place->filesystem->store;
     bool compress = true;
-    while (blocks != 0) {
-        struct stored_run *run = &task->runs[task->run_count];
-        const uint8_t *content = codec->content + (size_t)at * STORE_BLOCK_SIZE;
-        run->content_blocks = 0;
+    for (uint32_t at = 0, tries = 0; at < blocks;) {
+        struct stored_run *run = &runs[*run_count];
+        const uint8_t *from = content + (size_t)at * STORE_BLOCK_SIZE;
         int status = 0;
         if (compress)
-            status = run_store_compressed(store, codec, task->how, content, blocks, use_reserve, run,
-                                          task->checksums + at);
-        if (status == 0 && run->content_blocks == 0) {
+            status = run_store_compressed(store, codec, how, from, blocks - at, use_reserve, run, checksums + at);
+        if (status == 0 && (!compress || run->content_blocks == 0)) {
             compress = false;
-            status = run_store(store, content, blocks, use_reserve, run, task->checksums + at);
+            status = run_store(store, from, blocks - at, use_reserve, run, checksums + at);
         }
         if (status != 0)
             return status;
-        task->run_count++;
+        compress = compress && ++tries < COMPRESS_TRIES_MAX;
+        (*run_count)++;
         at += run->content_blocks;
-        blocks -= run->content_blocks;
     }
     return 0;
 }
@@ -78,7 +78,9 @@ static int rewrite_store(struct rewrite_task *task, struct codec *codec)
     int status = 0;
     task->run_count = 0;
     for (uint32_t part = 0, at = 0; status == 0 && part < task->part_count; at += task->parts[part++])
-        status = rewrite_store_part(task, codec, at, task->parts[part]);
+        status = store_part(&task->place, codec, task->how, codec->content + (size_t)at * STORE_BLOCK_SIZE,
+                            task->parts[part], (task->flags & STORE_TRANSACT_RESERVE) != 0, task->runs,
+                            &task->run_count, task->checksums + at);
     return status;
 }
 
@@ -187,5 +189,26 @@ int rewrite_split(const struct place *place, uint64_t first, uint64_t end, bool 
         if (status != 0)
             break;
     }
+    return status;
+}
+
+/* ---- cutting off --------------------------------------------------------------------------------------------- */
+
+int prefix_store(const struct place *place, const struct block_address *block, uint32_t length,
+                 struct stored_prefix *out)
+{
+    struct filesystem *filesystem = place->filesystem;
+    struct codec *codec = codec_take(filesystem);
+    uint32_t blocks = (length + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE;
+    const struct compression how = {block->compression, COMPRESSION_ZSTD_LEVEL_QUICK};
+    out->of = *block;
+    if (codec == NULL)
+        return -ENOMEM;
+    int status = content_fetch(filesystem, codec, block, codec->content);
+    memset(codec->content + length, 0, (size_t)blocks * STORE_BLOCK_SIZE - length);
+    if (status == 0)
+        status = store_part(place, codec, how, codec->content, blocks, true, out->runs, &out->run_count,
+                            out->checksums);
+    codec_give(filesystem, codec);
     return status;
 }

@@ -1,9 +1,11 @@
 /* setattr, and with it truncation. Making a file shorter zeroes the rest of its last block, so that bytes past the end
  * are always zeros and making it longer is a matter of the size alone. Extents past the new size go in transactions of
- * REMOVAL_ITEMS_MAX each; until the last of them the inode is marked, and recorded as an orphan, as truncating. */
+ * REMOVAL_ITEMS_MAX each; until the last of them the inode is marked, and recorded as an orphan, as truncating. Of a
+ * compressed extent that the size lies in, what is left is compressed anew: it takes no more room than before. */
 #include "internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 struct setattr_task {
     struct place place;
@@ -17,6 +19,8 @@ struct setattr_task {
     struct block_address prepared_for;
     struct block_address prepared; /* address 0: none */
     bool prepared_used;
+    struct stored_prefix *prefix; /* or what a compressed last extent becomes; NULL: none */
+    bool prefix_used;
     uint8_t *in_place;
     uint32_t in_place_at;
     struct inode inode;
@@ -61,17 +65,33 @@ static int cut_in_place(struct transaction *transaction, struct setattr_task *ta
     return extent_put(transaction, inode->number, &before, true);
 }
 
+/* The new size lies in a compressed extent, of which the tail is a block: what is left of it takes its place. */
+static int cut_compressed(struct transaction *transaction, struct setattr_task *task, struct inode *inode,
+                          uint64_t block)
+{
+    struct extent_piece piece;
+    uint64_t start = block - task->tail.index;
+    if (task->prefix == NULL || !block_address_equal(&task->tail, &task->prefix->of)) {
+        task->again = true;
+        return -ECANCELED;
+    }
+    TRY(extent_cut(transaction, inode, start, UINT64_MAX, task->items_max, &piece, &task->more));
+    task->prefix_used = true;
+    return runs_put(transaction, inode, start, task->prefix->runs, task->prefix->run_count, task->prefix->checksums,
+                    &piece);
+}
+
 static int cut_extents(struct transaction *transaction, struct setattr_task *task, struct inode *inode)
 {
     struct extent_piece piece;
     uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
     task->in_place_at = (uint32_t)(task->change->size_bytes % STORE_BLOCK_SIZE);
     task->tail = (struct block_address){0};
-    if (task->in_place_at != 0)
+    if (task->change->size_bytes != 0)
         TRY(extent_map(transaction, inode->number, block, 1, &task->tail));
-    if (task->tail.compression != 0)
-        return EXTENT_SPLIT;
-    if (task->tail.address == 0)
+    if (task->tail.compression != COMPRESSION_OFF && (task->in_place_at != 0 || task->tail.index != 0))
+        return cut_compressed(transaction, task, inode, block);
+    if (task->tail.address == 0 || task->in_place_at == 0)
         return extent_cut(transaction, inode, blocks_of_size(task->change->size_bytes), UINT64_MAX, task->items_max,
                           &piece, &task->more);
     if (task->prepared.address != 0 && block_address_equal(&task->tail, &task->prepared_for)) {
@@ -130,7 +150,7 @@ static int setattr_body(struct transaction *transaction, void *argument)
     struct setattr_task *task = argument;
     const struct filesystem_change *change = task->change;
     struct inode *inode = &task->inode;
-    task->again = task->truncating = task->more = task->prepared_used = false;
+    task->again = task->truncating = task->more = task->prepared_used = task->prefix_used = false;
     task->in_place = NULL;
     TRY(inode_get(transaction, task->place.inode, inode));
     TRY(setattr_check(change, inode));
@@ -181,6 +201,30 @@ static int prepare_tail(struct setattr_task *task)
     return 0;
 }
 
+static void prefix_release(struct setattr_task *task)
+{
+    if (task->prefix != NULL)
+        runs_release(task->place.filesystem->store, task->prefix->runs, &task->prefix->run_count);
+}
+
+static int prepare_prefix(struct setattr_task *task)
+{
+    prefix_release(task);
+    if (task->prefix == NULL)
+        task->prefix = calloc(1, sizeof *task->prefix);
+    if (task->prefix == NULL)
+        return -ENOMEM;
+    return prefix_store(&task->place, &task->tail, task->tail.index * STORE_BLOCK_SIZE + task->in_place_at,
+                        task->prefix);
+}
+
+static int prepare(struct setattr_task *task)
+{
+    if (task->truncating)
+        return truncate_finish(&task->place);
+    return task->tail.compression != COMPRESSION_OFF ? prepare_prefix(task) : prepare_tail(task);
+}
+
 static int setattr_run(struct setattr_task *task)
 {
     bool sizes = (task->change->fields & FILESYSTEM_SET_SIZE) != 0;
@@ -192,20 +236,18 @@ static int setattr_run(struct setattr_task *task)
             status = place_transact_removal(&task->place, setattr_body, task, &task->items_max);
         else
             status = place_transact(&task->place, 0, setattr_body, task);
-        if (status == EXTENT_SPLIT) {
-            uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
-            status = rewrite_split(&task->place, block, task->in_place_at == 0 ? UINT64_MAX : block + 1, true);
-            continue;
-        }
         if (!task->again)
             break;
-        status = task->truncating ? truncate_finish(&task->place) : prepare_tail(task);
+        status = prepare(task);
         if (status == -EBADMSG)
             status = damage_note(&task->place, task->change->size_bytes / STORE_BLOCK_SIZE,
                                  mismatch_note(task->place.filesystem->store, &mismatch, &task->tail));
     } while (status == 0);
     if (status != 0 || !task->prepared_used)
         prepared_release(task);
+    if (status != 0 || !task->prefix_used)
+        prefix_release(task);
+    free(task->prefix);
     return status;
 }
 
@@ -235,7 +277,6 @@ struct finish_task {
     struct place place;
     uint32_t items_max;
     bool more;
-    uint64_t first; /* block past the size */
 };
 
 static int finish_body(struct transaction *transaction, void *argument)
@@ -247,22 +288,18 @@ static int finish_body(struct transaction *transaction, void *argument)
     TRY(inode_get(transaction, task->place.inode, &inode));
     if ((inode.flags & INODE_TRUNCATING) == 0)
         return 0;
-    task->first = blocks_of_size(inode.size_bytes);
-    TRY(extent_cut(transaction, &inode, task->first, UINT64_MAX, task->items_max, &before, &task->more));
+    TRY(extent_cut(transaction, &inode, blocks_of_size(inode.size_bytes), UINT64_MAX, task->items_max, &before,
+                   &task->more));
     TRY(truncate_marks(transaction, &inode, task->more));
     return inode_put(transaction, &inode);
 }
 
 int truncate_finish(const struct place *place)
 {
-    struct finish_task task = {.place = *place, .items_max = REMOVAL_ITEMS_MAX};
+    struct finish_task task = {*place, REMOVAL_ITEMS_MAX, false};
     int status;
-    do {
+    do
         status = place_transact_removal(&task.place, finish_body, &task, &task.items_max);
-        if (status == EXTENT_SPLIT) {
-            task.more = true;
-            status = rewrite_split(place, task.first, UINT64_MAX, true);
-        }
-    } while (status == 0 && task.more);
+    while (status == 0 && task.more);
     return status;
 }

@@ -67,6 +67,14 @@ static int view_read(struct filesystem *filesystem, uint64_t object_id, bool sna
     return 0;
 }
 
+/* With the mutex held. */
+static struct compression view_compression(struct filesystem *filesystem, const struct view *view)
+{
+    const uint64_t *own = map_get(&filesystem->compressions, view->object_id);
+    uint64_t value = own == NULL ? filesystem->compression_default : *own;
+    return view->snapshot ? (struct compression){0} : (struct compression){(uint8_t)(value >> 8), (uint8_t)value};
+}
+
 /* With the mutex held; there is room in the maps. */
 static int view_install(struct filesystem *filesystem, const struct view *read, uint32_t *number)
 {
@@ -82,6 +90,7 @@ static int view_install(struct filesystem *filesystem, const struct view *read, 
         return status;
     *view = *read;
     view->number = filesystem->next_view++;
+    view->compression = view_compression(filesystem, view);
     *map_insert(&filesystem->views, (uint64_t)view->number + 1) = (uintptr_t)view;
     *map_insert(&filesystem->objects, view->object_id) = (uintptr_t)view;
     *number = view->number;
@@ -213,7 +222,6 @@ int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, ui
         return 0;
     }
     status = view_held_nodes(filesystem, old, nodes, node_count);
-    read.compression = old->compression;
     if (status == 0)
         status = view_install(filesystem, &read, &number);
     if (status == 0) {
@@ -239,10 +247,17 @@ int filesystem_set_compression(struct filesystem *filesystem, uint64_t volume_id
         (algorithm == COMPRESSION_ZSTD && (level == 0 || level > COMPRESSION_ZSTD_LEVEL_MAX)))
         return -EINVAL;
     pthread_mutex_lock(&filesystem->view_mutex);
-    struct view *view = view_find_object(filesystem, volume_id);
-    int status = view == NULL || view->snapshot ? -ENOENT : 0;
+    int status = volume_id == 0 ? 0 : map_reserve(&filesystem->compressions, 1);
+    uint64_t *value = &filesystem->compression_default;
+    if (status == 0 && volume_id != 0)
+        value = map_insert(&filesystem->compressions, volume_id);
     if (status == 0)
-        view->compression = (struct compression){(uint8_t)algorithm, (uint8_t)level};
+        *value = (uint64_t)algorithm << 8 | level;
+    for (size_t at = 0; status == 0 && at < filesystem->views.capacity; at++) {
+        struct view *view = (struct view *)(uintptr_t)filesystem->views.slots[at].value;
+        if (filesystem->views.slots[at].key != 0)
+            view->compression = view_compression(filesystem, view);
+    }
     pthread_mutex_unlock(&filesystem->view_mutex);
     return status;
 }
@@ -536,5 +551,6 @@ void views_free(struct filesystem *filesystem)
             free((struct view *)(uintptr_t)filesystem->views.slots[at].value);
     map_free(&filesystem->views);
     map_free(&filesystem->objects);
+    map_free(&filesystem->compressions);
     map_free(&filesystem->lookups);
 }

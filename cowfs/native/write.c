@@ -12,8 +12,6 @@
 #define WRITE_BLOCKS_MAX 128u
 /* Fewer blocks are not compressed as they come. They may be gathered later, when more of the file is there. */
 #define COMPRESS_BLOCKS_MIN 4u
-/* How often one unit is compressed, when the room at one place is too short for it again and again. */
-#define COMPRESS_TRIES_MAX 3u
 
 /* What the first and last block written held before, where the write covers them only in part. */
 enum source_kind { SOURCE_ZEROS, SOURCE_INLINE, SOURCE_BLOCK };

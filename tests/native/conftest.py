@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=1:exitcode=99:second_deadlock_stack=1",
 }
+LIBRARIES = ["-lxxhash", "-luring", "-llz4", "-lzstd"]
 DRIVERS = {
     "store_driver": ["btree/native"],
     "filesystem_driver": ["btree/native", "cowfs/native"],
@@ -61,8 +62,8 @@ def link_all(sanitizer: str, folder: pathlib.Path, objects: dict[pathlib.Path, p
             for source, target in objects.items()
             if source.stem == name or str(source.parent.relative_to(ROOT)) in parts
         ]
-        command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), "-lxxhash", "-luring", "-llz4", "-lzstd"]
-        subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
+        command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), *LIBRARIES, "-o", str(folder / name)]
+        subprocess.run(command, check=True, timeout=110)
     for name, used in FUZZERS.items():
         command = ["gcc", *SANITIZERS[sanitizer], *(str(objects[source]) for source in used), *LINK_FLAGS]
         subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)

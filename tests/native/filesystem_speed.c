@@ -2,9 +2,10 @@
  *
  *     filesystem_speed POOL [TEST...]
  *
- * Built with -O2 -I. and -lxxhash -llz4 -lzstd from the C files of btree/native and cowfs/native that are neither bindings nor the
- * pump. POOL is a file of at least 3 GiB, best in memory and written through once before, and is formatted. Prints wall
- * and CPU time per operation, the latter also of all threads, so that what is moved to a background thread counts. */
+ * Built with -O2 -I. and -lxxhash -llz4 -lzstd from the C files of btree/native and cowfs/native that are neither
+ * bindings nor the pump. POOL is a file of at least 3 GiB, best in memory and written through once before, and is
+ * formatted. Prints wall and CPU time per operation, the latter also of all threads, so that what is moved to a
+ * background thread counts. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>

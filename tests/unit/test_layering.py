@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAYERS = (
     {"btree", "btree._store", "btree.records", "btree.reference"},
     {"cowfs", "cowfs._native", "cowfs.errors"},
-    {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties", "cowfs.retention"},
+    {"cowfs.snapshots", "cowfs.mount_options", "cowfs.latencies", "cowfs.properties", "cowfs.retention",
+     "cowfs.compression"},
     {"cowfs.travel", "cowfs.differences"},
     {"cowfs.mappings", "cowfs.mounting", "cowfs.damage"},
     {"cowfs.client", "cowfs.pools", "cowfs.volumes", "cowfs.restore", "cowfs.repair"},
