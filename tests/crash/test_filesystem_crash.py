@@ -45,6 +45,9 @@ class FileHistory:
         FileSystem.initialize(self.store, volume_id, uid=0, gid=0)
         self.file_system = FileSystem(self.store, volume_id)
         self.volume_id = volume_id
+        self.compressed = seed % 2 == 0
+        if self.compressed:
+            self.file_system.set_compression(volume_id, *self.random.choice([(1, 0), (2, 3)]))
         self.files: Files = {}
         self.store.checkpoint()
         self.states: list[Files] = [{}]
@@ -107,7 +110,7 @@ class FileHistory:
                 zeros = bytes((last - first) * 4096)
                 self.files[name] = self.files[name][: first * 4096] + zeros + self.files[name][last * 4096 :]
         elif kind == "truncate":
-            size = self.random.randrange(len(self.files[name]) + 5000)
+            size = min(self.random.randrange(len(self.files[name]) + 5000), FILE_SIZE_MAX_BYTES)
             self.file_system.setattr(node, size=size)
             self.files[name] = self.files[name][:size].ljust(size, b"\0")
         else:
@@ -119,8 +122,12 @@ class FileHistory:
         old = self.files[name]
         offset = self.random.choice([0, len(old), self.random.randrange(len(old) + 6000)])
         length = self.random.choice([1, 100, 4096, self.random.randrange(1, 9000)])
+        if self.compressed and self.random.random() < 0.5:
+            length = self.random.choice([16384, 20000, 40960, 50000])
         offset = min(offset, FILE_SIZE_MAX_BYTES - length)
         data = self.random.randbytes(length)
+        if self.compressed and self.random.random() < 0.8:
+            data = (data[:100] * length)[:length]
         assert self.file_system.write(node, offset, data) == length
         self.files[name] = old[:offset].ljust(offset, b"\0") + data + old[offset + length :]
 

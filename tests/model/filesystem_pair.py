@@ -135,8 +135,16 @@ def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 class FileSystemPair:
-    def __init__(self, folder: pathlib.Path, *, background: bool = False, cache_bytes_max: int = 0) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        background: bool = False,
+        cache_bytes_max: int = 0,
+        compression: tuple[int, int] = (0, 0),
+    ) -> None:
         self.folder = folder
+        self.compression = compression
         self.host = folder / "live"
         self.host.mkdir()
         self.background = background
@@ -149,12 +157,22 @@ class FileSystemPair:
         self._open()
         self.volume_id = self.store.volume_create("main")
         FileSystem.initialize(self.store, self.volume_id, uid=os.geteuid(), gid=os.getegid())
-        self.file_system = FileSystem(self.store, self.volume_id)
+        self._open_file_system()
         os.chmod(self.host, 0o755)
         self.set_mtime(b"", 1_000_000_000)
 
     def _open(self) -> None:
         self.store = Store(self.storage, background=self.background, cache_bytes_max=self.cache_bytes_max)
+
+    def _open_file_system(self) -> None:
+        self.file_system = FileSystem(self.store, self.volume_id)
+        self.file_system.set_compression(0, *self.compression)
+
+    def some_bytes(self, rng: random.Random, length: int) -> bytes:
+        """On a compressed volume mostly such as can be compressed."""
+        if self.compression == (0, 0) or rng.random() < 0.3:
+            return rng.randbytes(length)
+        return (rng.randbytes(rng.choice([1, 100, 3000])) * length)[:length]
 
     def close(self) -> None:
         self.release_handles()
@@ -326,7 +344,7 @@ class FileSystemPair:
     def write(self, rng: random.Random) -> None:
         offset = rng.choice([0, rng.randrange(300_000), rng.choice(SIZES), rng.randrange(40) * 4096])
         length = rng.choice([rng.randrange(1, 900), rng.randrange(1, 20_000), rng.randrange(1, 20) * 4096])
-        data = rng.randbytes(length)
+        data = self.some_bytes(rng, length)
         self._change_file(
             rng,
             lambda node: self.file_system.write(node, offset, data),
@@ -334,7 +352,7 @@ class FileSystemPair:
         )
 
     def append(self, rng: random.Random) -> None:
-        pieces = [rng.randbytes(rng.randrange(1, 3000)) for _ in range(rng.randrange(1, 6))]
+        pieces = [self.some_bytes(rng, rng.randrange(1, 3000)) for _ in range(rng.randrange(1, 6))]
 
         def ours(node: int) -> None:
             for piece in pieces:
@@ -554,7 +572,7 @@ class FileSystemPair:
         self.release_handles()
         self.store.close()
         self._open()
-        self.file_system = FileSystem(self.store, self.volume_id)
+        self._open_file_system()
         self.compare()
 
     def crash(self, rng: random.Random) -> None:
@@ -565,7 +583,7 @@ class FileSystemPair:
         self.release_handles()
         self.store.abandon()
         self._open()
-        self.file_system = FileSystem(self.store, self.volume_id)
+        self._open_file_system()
         self.compare()
 
     def checkpoint(self, rng: random.Random) -> None:

@@ -18,12 +18,19 @@ from tests.model.filesystem_pair import OPERATIONS, FileSystemPair
 
 STEPS_PER_SEED = 1000
 COMPARE_EVERY = 40
+# By the seed: off, LZ4, zstd.
+COMPRESSIONS = ((0, 0), (1, 0), (2, 3))
 
 
 def run(seed: int, folder: pathlib.Path) -> None:
     rng = random.Random(seed)
     # A cache of 16 nodes makes bodies start over all the time.
-    pair = FileSystemPair(folder, background=seed % 2 == 0, cache_bytes_max=rng.choice([0, 64 << 10]))
+    pair = FileSystemPair(
+        folder,
+        background=seed % 2 == 0,
+        cache_bytes_max=rng.choice([0, 64 << 10]),
+        compression=COMPRESSIONS[seed % 3],
+    )
     names, weights = list(OPERATIONS), list(OPERATIONS.values())
     for step in range(STEPS_PER_SEED):
         name = rng.choices(names, weights)[0]
