@@ -118,6 +118,10 @@ class FileSystem:
         """(block_size, blocks, blocks_free, blocks_available, name_length_max)."""
     def set_compression(self, volume_id: int, algorithm: int, level: int) -> None:
         """How what is written is compressed; volume id 0: where no other is set."""
+    def gather_start(self) -> None:
+        """Compresses what came in small writes, from now on and beside everything else, until release_all()."""
+    def gather(self) -> None:
+        """Compresses now what waits for that."""
 
     # trees by the store's object ids
     def diff(self, old_object_id: int, new_object_id: int, *, first_inode: int = 0, last_inode: int = ...,

@@ -291,6 +291,7 @@ class _Session:
                 if self._pump is not None:
                     nursery.start_soon(self._watch_pump, self._pump)
                     self._pump.pump.start()
+                self._pool.filesystem.gather_start()
                 nursery.start_soon(self._confirm)
                 nursery.start_soon(self._watch_damage)
                 nursery.start_soon(self._scrub)

@@ -203,6 +203,8 @@ int store_data_read(struct store *store, uint64_t address, uint32_t blocks, void
 /* Inside a body: memory of one block that this volume alone refers to and that has not been written yet, so that a
  * small write may change it in place (and put the extent again, fresh, with the new checksum); otherwise NULL. */
 uint8_t *transaction_data_in_place(struct transaction *transaction, uint64_t address, uint64_t birth);
+/* Inside a body: no snapshot of this volume has blocks of this birth that the volume refers to. */
+bool transaction_owns(const struct transaction *transaction, uint64_t birth);
 /* The change itself, within that block and in an apply hook; no bytes: zeros. */
 void store_data_change(struct store *store, uint8_t *memory, const void *bytes, size_t length_bytes);
 

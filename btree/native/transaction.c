@@ -205,9 +205,14 @@ int transaction_birth(struct transaction *transaction, const void *start, size_t
     return tree_range_birth(transaction->store, transaction->root, &range, birth, &transaction->miss);
 }
 
+bool transaction_owns(const struct transaction *transaction, uint64_t birth)
+{
+    return transaction->chain && birth > chain_floor(transaction->chain);
+}
+
 uint8_t *transaction_data_in_place(struct transaction *transaction, uint64_t address, uint64_t birth)
 {
-    if (transaction->pin_count == PINS_MAX || !transaction->chain || birth <= chain_floor(transaction->chain))
+    if (transaction->pin_count == PINS_MAX || !transaction_owns(transaction, birth))
         return NULL;
     struct segment *segment;
     uint8_t *memory = segment_pin(transaction->store, address, &segment);

@@ -313,6 +313,23 @@ static FILE_SYSTEM_METHOD(file_system_set_compression)
     return binding_none(filesystem_set_compression(self->filesystem, volume_id, algorithm, level));
 }
 
+static FILE_SYSTEM_METHOD(file_system_gather_start)
+{
+    static char *names[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, ":gather_start", names) || !binding_enter(self))
+        return NULL;
+    return binding_none(filesystem_gather_start(self->filesystem));
+}
+
+static FILE_SYSTEM_METHOD(file_system_gather)
+{
+    static char *names[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, ":gather", names) || !binding_enter(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS filesystem_gather(self->filesystem);
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
 static FILE_SYSTEM_METHOD(file_system_check)
 {
     static char *names[] = {"object_id", NULL};
@@ -407,6 +424,9 @@ static PyMethodDef file_system_methods[] = {
     METHOD("object_path", binding_object_path, "($self, /, object_id, inode)\n--\n\nA path of an inode in a tree."),
     METHOD("set_compression", file_system_set_compression,
            "($self, /, volume_id, algorithm, level)\n--\n\nOf what is written; volume id 0: where no other is set."),
+    METHOD("gather_start", file_system_gather_start,
+           "($self, /)\n--\n\nCompresses what came in small writes, from now on and beside everything else."),
+    METHOD("gather", file_system_gather, "($self, /)\n--\n\nCompresses now what waits for that."),
     METHOD("check", file_system_check, "($self, /, object_id)\n--\n\nProblems in one tree."),
     {0},
 };

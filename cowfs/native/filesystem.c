@@ -77,8 +77,15 @@ int filesystem_open(struct store *store, uint64_t volume_id, bool read_only, str
     filesystem->store = store;
     filesystem->read_only = read_only;
     contents_init(&filesystem->contents);
+    status = gatherer_init(&filesystem->gatherer);
+    if (status != 0) {
+        contents_destroy(&filesystem->contents);
+        free(filesystem);
+        return status;
+    }
     status = -pthread_mutex_init(&filesystem->view_mutex, NULL);
     if (status != 0) {
+        gatherer_destroy(&filesystem->gatherer);
         contents_destroy(&filesystem->contents);
         free(filesystem);
         return status;
@@ -95,6 +102,8 @@ int filesystem_open(struct store *store, uint64_t volume_id, bool read_only, str
 
 void filesystem_close(struct filesystem *filesystem)
 {
+    filesystem_gather_stop(filesystem);
+    gatherer_destroy(&filesystem->gatherer);
     views_free(filesystem);
     contents_destroy(&filesystem->contents);
     pthread_mutex_destroy(&filesystem->view_mutex);

@@ -85,10 +85,17 @@ int filesystem_set_compression(struct filesystem *filesystem, uint64_t volume_id
 bool filesystem_is_read_only_node(struct filesystem *filesystem, uint64_t node);
 bool filesystem_is_stale(struct filesystem *filesystem, uint64_t node);
 
+/* Starts the thread that compresses what came in small writes, after the fact; stop it, or release all, before the
+ * store is closed. */
+int filesystem_gather_start(struct filesystem *filesystem);
+void filesystem_gather_stop(struct filesystem *filesystem);
+/* Compresses now what is waiting for that. */
+void filesystem_gather(struct filesystem *filesystem);
+
 /* Lowers the lookup count; an unlinked inode that comes to zero is removed with its space. */
 int filesystem_forget(struct filesystem *filesystem, uint64_t node, uint64_t count);
 uint64_t filesystem_lookup_count(struct filesystem *filesystem, uint64_t node);
-/* At unmount: removes what is unlinked but still open and forgets every lookup count. */
+/* At unmount: gathers and stops gathering, removes what is unlinked but still open and forgets every lookup count. */
 int filesystem_release_all(struct filesystem *filesystem);
 
 /* ---- names --------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,8 @@
 /* What the verbs share among themselves.
  *
  * Lock order: the store lock (held by transaction bodies and apply hooks), then the view mutex. Nothing that takes the
- * store lock is called with the view mutex held. The contents' mutex is taken alone. */
+ * store lock is called with the view mutex held. The contents' mutex and the gatherer's are
+ * taken alone. */
 #ifndef COWFS_INTERNAL_H
 #define COWFS_INTERNAL_H
 
@@ -60,6 +61,33 @@ struct contents {
     atomic_uint_fast64_t attempts[ATTEMPTS_SLOTS];
 };
 
+/* Where a file is being written from front to back, in small writes. */
+#define GATHER_REGIONS 64u
+struct gather_region {
+    uint64_t node;
+    uint64_t start; /* in the unit that is written to now */
+    uint64_t end;
+    int64_t noted_ns;
+    uint32_t writes;
+};
+#define GATHER_QUEUE 256u
+struct gather_request {
+    uint64_t node;
+    uint64_t first; /* block */
+    uint32_t blocks;
+};
+struct gatherer {
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t mutex; /* guards what follows */
+    pthread_cond_t condition;
+    bool ending;
+    struct gather_region regions[GATHER_REGIONS];
+    struct gather_request queue[GATHER_QUEUE];
+    uint32_t head;
+    uint32_t count;
+};
+
 struct filesystem {
     struct store *store;
     bool read_only;
@@ -74,6 +102,7 @@ struct filesystem {
     struct map compressions;      /* volume id -> algorithm << 8 | level */
     uint64_t compression_default; /* the same where none is set */
     struct contents contents;
+    struct gatherer gatherer;
 };
 
 /* ---- view.c: views, places and lookup counts ------------------------------------------------------------------ */
@@ -311,6 +340,8 @@ int content_read(struct filesystem *filesystem, const struct block_address *bloc
 bool attempts_allowed(struct filesystem *filesystem, const struct place *place);
 void attempts_note(struct filesystem *filesystem, const struct place *place, bool saved);
 
+/* Fewer blocks are not compressed as they come. They may be gathered later, when more of the file is there. */
+#define COMPRESS_BLOCKS_MIN 4u
 /* How often one unit is compressed, when the room at one place is too short for it again and again. */
 #define COMPRESS_TRIES_MAX 3u
 /* Blocks of content on the medium, not yet in a tree. */
@@ -333,10 +364,20 @@ void runs_release(struct store *store, const struct stored_run *runs, uint32_t *
 int runs_put(struct transaction *transaction, struct inode *inode, uint64_t logical, const struct stored_run *runs,
              uint32_t count, const uint64_t *checksums, struct extent_piece *before);
 
+/* ---- gather.c: compressing what came in small writes ------------------------------------------------------------ */
+
+int gatherer_init(struct gatherer *gatherer);
+void gatherer_destroy(struct gatherer *gatherer);
+/* These bytes of a file that is to be compressed were written. */
+void gather_note(struct filesystem *filesystem, uint64_t node, uint64_t offset, uint64_t length);
+
 /* ---- rewrite.c ----------------------------------------------------------------------------------------------- */
 
 /* Afterwards no compressed extent lies across the beginning of block `first` or of block `end`. */
 int rewrite_split(const struct place *place, uint64_t first, uint64_t end, bool use_reserve);
+
+/* Compresses what blocks of one unit hold, with what lies beside them in it and no snapshot has. */
+int rewrite_gather(const struct place *place, uint64_t first, uint32_t blocks);
 
 /* What a compressed extent is cut down to, stored and not yet in a tree. */
 struct stored_prefix {

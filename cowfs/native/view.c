@@ -517,6 +517,8 @@ int filesystem_release_all(struct filesystem *filesystem)
     uint64_t nodes[RELEASE_BATCH];
     size_t count;
     int status = 0;
+    filesystem_gather_stop(filesystem);
+    filesystem_gather(filesystem);
     do {
         count = 0;
         pthread_mutex_lock(&filesystem->view_mutex);

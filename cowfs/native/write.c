@@ -10,8 +10,6 @@
 /* Half a MiB. The worst part, single-block extents before and after, takes three changes a block of the 512 that a
  * transaction has. */
 #define WRITE_BLOCKS_MAX 128u
-/* Fewer blocks are not compressed as they come. They may be gathered later, when more of the file is there. */
-#define COMPRESS_BLOCKS_MIN 4u
 
 /* What the first and last block written held before, where the write covers them only in part. */
 enum source_kind { SOURCE_ZEROS, SOURCE_INLINE, SOURCE_BLOCK };
@@ -469,5 +467,7 @@ int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint6
             status = 0;
         }
     }
+    if (status == 0 && task.place.compression.algorithm != COMPRESSION_OFF)
+        gather_note(filesystem, node, offset_bytes, length_bytes);
     return status;
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from cowfs.errors import ExitCode
-from tools.scratch import Mount, Pool, run
+from tools.scratch import Mount, Pool, run, wait_until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -110,6 +110,23 @@ def test_what_was_durable_outlives_the_daemon(compressed: Mount) -> None:
     compressed.kill_daemon()
     path = compressed.pool.mount().directory / "file"
     assert path.read_bytes() == data[:300_000] + b"changed" * 1000 + data[307_000:]
+
+
+def test_small_writes_are_compressed_afterwards(compressed: Mount) -> None:
+    data = text(MIB)
+    paths = [compressed.directory / name for name in ("gathered", "last")]
+    for path in paths:
+        with open(path, "wb", buffering=0) as file:
+            for offset in range(0, MIB, 4 * KIB):
+                file.write(data[offset : offset + 4 * KIB])
+        if path == paths[0]:
+            wait_until(lambda: stored_bytes(paths[0]) < MIB * 6 // 10, "the file takes less")
+    assert paths[0].read_bytes() == data
+    compressed.unmount()
+    root = compressed.pool.mount().directory
+    for path in paths:
+        assert stored_bytes(root / path.name) < MIB * 6 // 10
+        assert (root / path.name).read_bytes() == data
 
 
 def test_reads_of_small_parts(compressed: Mount) -> None:

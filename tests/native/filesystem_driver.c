@@ -507,6 +507,9 @@ static void mount_open(struct storage *storage, bool no_background, struct mount
     if (result != 0)
         fail("mount", result);
     out->volume_id = volume.id;
+    result = filesystem_gather_start(out->filesystem);
+    if (result != 0)
+        fail("gather", result);
 }
 
 static void run_round(struct storage *storage, struct worker *workers, unsigned worker_count, unsigned round)

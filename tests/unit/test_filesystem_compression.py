@@ -220,6 +220,65 @@ def test_random_changes(pool: Pool) -> None:
     assert pool.content(node)[: 6 * UNIT] == expected[: 6 * UNIT]
 
 
+@pytest.mark.parametrize("piece", [1000, BLOCK, 3 * BLOCK, 40 * KIB])
+def test_small_writes_are_gathered(pool: Pool, piece: int) -> None:
+    compress(pool, ZSTD)
+    data = pattern(3 * UNIT + 7 * BLOCK + 5)
+    node = pool.create(b"file")
+    for offset in range(0, len(data), piece):
+        pool.file_system.write(node, offset, data[offset : offset + piece])
+    pool.file_system.gather()
+    assert shape(pool, node) == [(0, 32, 2), (32, 32, 2), (64, 32, 2), (96, 7, 2), (103, 1, 0)]
+    assert pool.content(node) == data
+    pool.check()
+    # going on where the file ends: the unit that it ends in is gathered again
+    for offset in range(len(data), len(data) + 9 * BLOCK, BLOCK):
+        pool.file_system.write(node, offset, data[offset % UNIT :][:BLOCK])
+    pool.file_system.gather()
+    assert shape(pool, node)[-2:] == [(96, 16, 2), (112, 1, 0)]
+
+
+def test_what_a_snapshot_has_is_not_gathered(pool: Pool) -> None:
+    compress(pool, LZ4)
+    node = pool.create(b"file")
+    data = pattern(2 * UNIT)
+    for offset in range(0, UNIT + UNIT // 2, BLOCK):
+        pool.file_system.write(node, offset, data[offset : offset + BLOCK])
+        if offset == UNIT // 2:
+            pool.store.snapshot(pool.volume_id, "s")
+    used = pool.used_blocks()
+    pool.file_system.gather()
+    assert {how for first, _content, how in shape(pool, node) if first < 17} == {0}
+    assert (17, 15, 1) in shape(pool, node)
+    assert pool.used_blocks() < used
+    shared = pool.create(b"shared")
+    pool.file_system.copy_range(node, 0, shared, 0, UNIT)
+    before = shape(pool, node)
+    pool.file_system.write(node, 0, b"")
+    pool.file_system.gather()
+    assert shape(pool, node) == before
+
+
+def test_noise_is_gathered_in_vain(pool: Pool) -> None:
+    compress(pool, LZ4)
+    node = pool.create(b"file")
+    data = random_bytes(UNIT)
+    for offset in range(0, UNIT, BLOCK):
+        pool.file_system.write(node, offset, data[offset : offset + BLOCK])
+    pool.file_system.gather()
+    assert {how for _first, _content, how in shape(pool, node)} == {0}
+    assert pool.content(node) == data
+
+
+def test_scattered_writes_are_not_gathered(pool: Pool) -> None:
+    node = pool.create(b"file", bytes(2 * UNIT))
+    compress(pool, LZ4)
+    for block in random.Random(4).sample(range(64), 30):
+        pool.file_system.write(node, block * BLOCK, pattern(BLOCK))
+    pool.file_system.gather()
+    assert {how for _first, _content, how in shape(pool, node)} == {0}
+
+
 @pytest.mark.parametrize(("text", "parsed"), [("off", Compression(0)), ("lz4", LZ4), ("zstd", ZSTD), ("zstd:3", ZSTD),
                                               ("zstd:19", Compression(2, 19)), ("zstd:1", Compression(2, 1))])
 def test_ways_to_compress(text: str, parsed: Compression) -> None:
