@@ -118,6 +118,8 @@ class FileSystem:
         """(block_size, blocks, blocks_free, blocks_available, name_length_max)."""
     def set_compression(self, volume_id: int, algorithm: int, level: int) -> None:
         """How what is written is compressed; volume id 0: where no other is set."""
+    def compression(self) -> tuple[int, int]:
+        """Bytes of content that this mount has stored compressed so far, and what they took on the medium."""
     def gather_start(self) -> None:
         """Compresses what came in small writes, from now on and beside everything else, until release_all()."""
     def gather(self) -> None:

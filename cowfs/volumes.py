@@ -73,6 +73,8 @@ class MountedPool:
         self.properties = VolumeProperties(store)
         self.note_expiry: Callable[[int, int], None] | None = None
         """Told of a snapshot's id and when its time is over."""
+        self.compression = compression
+        """Of this mount, in place of what the properties say."""
         if compression is None:
             self.properties.watch("compression", self._compression_changed)
         else:
@@ -409,4 +411,10 @@ class MountedPool:
                 "open_files": transport.open_files if transport else 0, "events": dict(self.events),
                 "transport": transport.describe() if transport else {},
                 "requests": transport.latencies() if transport else [],
-                "volumes": self.list_volumes(), "statistics": statistics}
+                "volumes": self.list_volumes(), "compression": self.describe_compression(), "statistics": statistics}
+
+    def describe_compression(self) -> dict[str, Any]:
+        """What the mounted volume has, and what came of it since the mount."""
+        content_bytes, stored_bytes = self.filesystem.compression()
+        setting = self.compression or self.properties.get(self.volume_id, "compression") or OFF
+        return {"setting": str(setting), "content_bytes": content_bytes, "stored_bytes": stored_bytes}

@@ -60,6 +60,13 @@ def scrub_summary(scrub: dict[str, Any] | None) -> str:
     return f"{scrub['state']} {when}, {share}%, {found}"
 
 
+def _compression(compression: dict[str, Any]) -> str:
+    if not compression["content_bytes"]:
+        return str(compression["setting"])
+    return (f"{compression['setting']}; {format_size(compression['content_bytes'])} were stored as "
+            f"{format_size(compression['stored_bytes'])} since the mount")
+
+
 def _fields(state: dict[str, Any], exact: bool) -> list[tuple[str, str]]:
     """One row per fact; every figure of the store comes last under its own name."""
     from cowfs.damage import describe
@@ -76,6 +83,7 @@ def _fields(state: dict[str, Any], exact: bool) -> list[tuple[str, str]]:
     rows += [("damage", describe(place)) for place in state["damage"]["places"]]
     if state["transport"]["io_uring_refused"]:
         rows.append(("io_uring", f"not used: {state['transport']['io_uring_refused']}"))
+    rows.append(("compression", _compression(state["compression"])))
     rows += [(f"volume {volume['name']}", f"{volume['snapshot_count']} snapshots") for volume in state["volumes"]]
     rows += [(f"{request['request']} in {request['answered_in']}",
               f"{request['count']} times, {request['mean_us']} us (p50 {request['p50_us']}, p99 {request['p99_us']})")

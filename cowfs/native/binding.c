@@ -313,6 +313,17 @@ static FILE_SYSTEM_METHOD(file_system_set_compression)
     return binding_none(filesystem_set_compression(self->filesystem, volume_id, algorithm, level));
 }
 
+static FILE_SYSTEM_METHOD(file_system_compression)
+{
+    static char *names[] = {NULL};
+    uint64_t content_blocks, stored_blocks;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, ":compression", names) || !binding_enter(self))
+        return NULL;
+    filesystem_compression(self->filesystem, &content_blocks, &stored_blocks);
+    return Py_BuildValue("(KK)", (unsigned long long)content_blocks * STORE_BLOCK_SIZE,
+                         (unsigned long long)stored_blocks * STORE_BLOCK_SIZE);
+}
+
 static FILE_SYSTEM_METHOD(file_system_gather_start)
 {
     static char *names[] = {NULL};
@@ -424,6 +435,8 @@ static PyMethodDef file_system_methods[] = {
     METHOD("object_path", binding_object_path, "($self, /, object_id, inode)\n--\n\nA path of an inode in a tree."),
     METHOD("set_compression", file_system_set_compression,
            "($self, /, volume_id, algorithm, level)\n--\n\nOf what is written; volume id 0: where no other is set."),
+    METHOD("compression", file_system_compression,
+           "($self, /)\n--\n\nBytes stored compressed so far, and what they took."),
     METHOD("gather_start", file_system_gather_start,
            "($self, /)\n--\n\nCompresses what came in small writes, from now on and beside everything else."),
     METHOD("gather", file_system_gather, "($self, /)\n--\n\nCompresses now what waits for that."),

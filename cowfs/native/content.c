@@ -246,6 +246,23 @@ void runs_release(struct store *store, const struct stored_run *runs, uint32_t *
         store_data_release(store, runs[*count - 1].address, runs[*count - 1].blocks);
 }
 
+void runs_count(struct filesystem *filesystem, const struct stored_run *runs, uint32_t count)
+{
+    struct contents *contents = &filesystem->contents;
+    for (uint32_t at = 0; at < count; at++) {
+        if (runs[at].compression == COMPRESSION_OFF)
+            continue;
+        atomic_fetch_add_explicit(&contents->compressed_blocks, runs[at].content_blocks, memory_order_relaxed);
+        atomic_fetch_add_explicit(&contents->stored_blocks, runs[at].blocks, memory_order_relaxed);
+    }
+}
+
+void filesystem_compression(struct filesystem *filesystem, uint64_t *content_blocks, uint64_t *stored_blocks)
+{
+    *content_blocks = atomic_load_explicit(&filesystem->contents.compressed_blocks, memory_order_relaxed);
+    *stored_blocks = atomic_load_explicit(&filesystem->contents.stored_blocks, memory_order_relaxed);
+}
+
 int runs_put(struct transaction *transaction, struct inode *inode, uint64_t logical, const struct stored_run *runs,
              uint32_t count, const uint64_t *checksums, struct extent_piece *before)
 {

@@ -85,6 +85,8 @@ int filesystem_set_compression(struct filesystem *filesystem, uint64_t volume_id
 bool filesystem_is_read_only_node(struct filesystem *filesystem, uint64_t node);
 bool filesystem_is_stale(struct filesystem *filesystem, uint64_t node);
 
+/* Blocks of content that this mount has stored compressed so far, and what they took on the medium. */
+void filesystem_compression(struct filesystem *filesystem, uint64_t *content_blocks, uint64_t *stored_blocks);
 /* Starts the thread that compresses what came in small writes, after the fact; stop it, or release all, before the
  * store is closed. */
 int filesystem_gather_start(struct filesystem *filesystem);

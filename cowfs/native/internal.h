@@ -59,6 +59,8 @@ struct contents {
     struct codec *spare;
     uint32_t spare_count;
     atomic_uint_fast64_t attempts[ATTEMPTS_SLOTS];
+    atomic_uint_fast64_t compressed_blocks; /* of content, that were stored compressed */
+    atomic_uint_fast64_t stored_blocks;     /* which took so many */
 };
 
 /* Where a file is being written from front to back, in small writes. */
@@ -208,11 +210,16 @@ void directory_touch(struct inode *directory, int entries, struct filesystem_tim
 struct block_address {
     uint64_t address;  /* 0: a hole; of a compressed block: where its extent begins */
     uint64_t checksum; /* of a compressed block: of its extent */
-    uint8_t compression;
-    /* and only of a compressed one: */
-    uint8_t index; /* which block of the extent's content it is */
-    uint8_t stored_blocks;
-    uint8_t blocks; /* of content */
+    union {
+        struct {
+            uint8_t compression;
+            /* and only of a compressed one: */
+            uint8_t index; /* which block of the extent's content it is */
+            uint8_t stored_blocks;
+            uint8_t blocks; /* of content */
+        };
+        uint32_t compressed; /* all four; 0: stored as it is */
+    };
 };
 /* What a body answers in which a compressed extent would have to be cut. Never leaves this directory. */
 #define EXTENT_SPLIT (-EXFULL)
@@ -360,6 +367,8 @@ int run_store(struct store *store, const uint8_t *content, uint32_t blocks, bool
 int run_store_compressed(struct store *store, struct codec *codec, struct compression how, const uint8_t *content,
                          uint32_t blocks, bool use_reserve, struct stored_run *run, uint64_t *checksums);
 void runs_release(struct store *store, const struct stored_run *runs, uint32_t *count);
+/* Adds those that are in a tree now to the figures. */
+void runs_count(struct filesystem *filesystem, const struct stored_run *runs, uint32_t count);
 /* Puts the runs one after the other from block `logical` on; `checksums` has one for each block of content. */
 int runs_put(struct transaction *transaction, struct inode *inode, uint64_t logical, const struct stored_run *runs,
              uint32_t count, const uint64_t *checksums, struct extent_piece *before);

@@ -7,8 +7,7 @@
 
 bool block_address_equal(const struct block_address *a, const struct block_address *b)
 {
-    return a->address == b->address && a->checksum == b->checksum && a->compression == b->compression &&
-           a->index == b->index && a->stored_blocks == b->stored_blocks && a->blocks == b->blocks;
+    return a->address == b->address && a->checksum == b->checksum && a->compressed == b->compressed;
 }
 
 int mismatch_note(struct store *store, struct mismatch *mismatch, const struct block_address *block)

@@ -128,8 +128,10 @@ static int rewrite(struct rewrite_task *task, struct mismatch *mismatch)
     if (status == 0 && task->saved) {
         task->changed = false;
         status = place_transact(&task->place, task->flags, rewrite_commit_body, task);
-        if (status == 0)
+        if (status == 0) {
+            runs_count(filesystem, task->runs, task->run_count);
             return 0;
+        }
         task->saved = false;
         if (task->changed)
             status = 0;

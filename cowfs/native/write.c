@@ -404,6 +404,8 @@ static int write_part(struct write_task *task)
             while ((status = place_transact(&task->place, flags, write_commit_body, task)) == EXTENT_SPLIT &&
                    (status = write_split(task)) == 0)
                 continue;
+            if (status == 0 && task->place.compression.algorithm != COMPRESSION_OFF)
+                runs_count(task->place.filesystem, task->runs, task->run_count);
             if (status == 0)
                 return 0;
             write_release(task);

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from cowfs.errors import ExitCode
-from tools.scratch import Mount, Pool, run, wait_until
+from tools.scratch import Mount, Pool, run, run_json, wait_until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -195,6 +195,10 @@ def test_the_setting(pool: Pool) -> None:
     pool.mounts[-1].unmount()
     root = pool.mount("-o", "compress=zstd:1").directory
     assert takes_less(root)
+    found = run_json("cowfs", "status", root)["compression"]
+    assert found["setting"] == "zstd:1"
+    assert 0 < found["stored_bytes"] < found["content_bytes"] <= len(data)
+    assert "zstd:1; " in run("cowfs", "status", root).stdout
     pool.mounts[-1].unmount()
     root = pool.mount("-o", "volume=clone").directory
     assert takes_less(root)
