@@ -29,7 +29,7 @@ FLAGS = [
 ]
 # What the code under test asks the machine for comes from the enumerator, so that a seed gives the same bytes again.
 LINK_FLAGS = ["-pthread", "-Wl,--wrap=clock_gettime,--wrap=getrandom"]
-LIBRARIES = ["-lxxhash", "-luring"]
+LIBRARIES = ["-lxxhash", "-luring", "-llz4", "-lzstd"]
 LENGTH_MAX = 3
 CHOICES = 8
 IMAGE_PARTS = 16

@@ -8,7 +8,7 @@ TARGETS = {
     "pump": ["pump_target.c", "image_seeds.c"],
 }
 # A target has a clock and random numbers of its own, the same in every run.
-LINK_FLAGS = ["-pthread", "-Wl,--wrap=clock_gettime,--wrap=getrandom", "-lxxhash", "-luring"]
+LINK_FLAGS = ["-pthread", "-Wl,--wrap=clock_gettime,--wrap=getrandom", "-lxxhash", "-luring", "-llz4", "-lzstd"]
 
 
 def core_sources() -> list[pathlib.Path]:
