@@ -164,6 +164,8 @@ static void fail_again(const struct history *history, size_t recovery_events, st
             world->habits = 0;
             if (world_open(world, &medium->base) < 0 || world_digest(world, &state) < 0)
                 fail("after a second failure", world->message);
+            if (world->bitmap_was_found_out)
+                fail("after a second failure", "the bitmap did not fit the superblock");
             if (!history_is_possible(history, cut, state))
                 history_fail_impossible(history, cut, state);
             check_world(world, "after a second failure");
@@ -214,6 +216,8 @@ static void visit(const struct history *history, const struct failure_point *poi
     world->habits = draw_habits(&chance);
     if (world_open(world, &session->medium.base) < 0)
         fail("after a failure", world->message);
+    if (world->bitmap_was_found_out)
+        fail("after a failure", "the bitmap did not fit the superblock");
     size_t recovery_events = session->events.count;
     uint64_t state;
     if (world_digest(world, &state) < 0)

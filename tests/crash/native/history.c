@@ -7,7 +7,7 @@
 #include "btree/native/internal.h"
 
 /* Room that work beside a checkpoint needs, so that it never has to wait for one. */
-#define BESIDE_ROOM_BLOCKS 120u
+#define BESIDE_ROOM_BLOCKS 700u
 
 struct whereabouts at;
 

@@ -108,6 +108,7 @@ int world_open(struct world *world, struct storage *storage)
         return world_fail(world, result, "opening", "the file system");
     }
     world->main_id = volume.id;
+    world->bitmap_was_found_out = world->store->bitmap_damaged;
     if (habits & HABIT_HASTY)
         world->store->journal.pending_bytes_max = 1;
     world->store->maintenance_started = habits & HABIT_LAZY;

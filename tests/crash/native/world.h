@@ -22,6 +22,7 @@ struct world {
     uint64_t held[HELD_MAX]; /* nodes looked up and not forgotten: unlinked, they are orphans */
     size_t held_count;
     unsigned habits;
+    bool bitmap_was_found_out; /* at opening, by walking: for damage, never needed after a power failure */
     uint64_t serial; /* of names of snapshots and volumes made through this world */
     char message[MESSAGE_LENGTH]; /* what went wrong last */
 };
