@@ -13,7 +13,7 @@ from cowfs._native import ROOT_INODE, FileSystem
 from tests.crash import enumerator
 
 JOBS = 2
-SEEDS = 150
+SEEDS = 90
 STATES_MIN = 20_000
 POOL_SIZE_BYTES = 16 << 20
 LOG_MAGIC = 0x6A736677736872
