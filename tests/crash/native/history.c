@@ -138,7 +138,7 @@ static void work_beside(struct history *history)
 void history_before_write(void *argument, uint64_t offset_bytes)
 {
     struct history *history = argument;
-    if ((history->world.habits & HABIT_HASTY) && history->with_states && may_be_halved(history->running) &&
+    if (history->with_states && may_be_halved(history->running) &&
         is_in_journal(history, offset_bytes)) {
         history->medium.before_write = NULL;
         history_add_state(history, history->running, history->events.count); /* what the group brings */
