@@ -28,16 +28,14 @@ int allocator_create(struct store *store)
     allocator->end_block = (store->size_blocks - SUPERBLOCK_RING_SLOTS) / group * group;
     uint64_t zone = allocator->end_block - allocator->first_block;
     allocator->free_group_count = zone / group;
-    /* the reserve: enough to rewrite some paths of every tree level when nothing else is left; 1/32 of small pools, at
-     * least 48 nodes, at most 128 MiB */
-    uint64_t reserve_min = (uint64_t)48 * group * store->copies;
+    /* The reserve. Emptying a pool that snapshots pin makes one dead entry of at most DEAD_ENTRY_BYTES, in each copy of
+     * the system tree, for at most every block: 2 * 45 / 4096, 2.2 %. Three quarters of 1/32 are 2.3 %; the first
+     * eighth is for blocks zeroed in a new place, the last for checkpoints and for deleting snapshots, which goes in
+     * steps of at most 24 nodes (checkpoint_queue.c): hence the least. */
+    uint64_t reserve_min = (uint64_t)8 * QUEUE_STEP_NODES * group * store->copies;
     allocator->reserve_blocks = zone / 32;
-    if (allocator->reserve_blocks < 128)
-        allocator->reserve_blocks = 128;
     if (allocator->reserve_blocks < reserve_min)
         allocator->reserve_blocks = reserve_min;
-    if (allocator->reserve_blocks > 32768)
-        allocator->reserve_blocks = 32768;
     allocator->run_blocks = DATA_RUN_BLOCKS_MAX;
     while (allocator->run_blocks > STORE_EXTENT_BLOCKS_MAX && allocator->run_blocks > zone / 256)
         allocator->run_blocks /= 2;
@@ -253,31 +251,67 @@ static uint64_t group_room(const struct allocator *allocator)
     return allocator->free_group_count * allocator->group_blocks;
 }
 
-static uint64_t withheld(const struct allocator *allocator, enum claim_class claim_class)
+/* Nodes of the system tree that the next checkpoint writes: new ones for what is gathered (splits waste half of it),
+ * and, until it is durable, those of the old that it replaces. */
+static uint64_t system_demand_nodes(const struct allocator *allocator)
 {
-    uint64_t demand = atomic_load(&allocator->metadata_demand_blocks);
-    demand += demand / 8; /* the inner nodes and system tree nodes that a checkpoint adds */
-    if (claim_class == CLAIM_DATA)
-        return allocator->reserve_blocks + demand;
-    return claim_class == CLAIM_RESERVE ? allocator->reserve_blocks / 2 + demand : 0;
+    uint64_t dead = atomic_load(&allocator->dead_pending), others = atomic_load(&allocator->catalog_pending);
+    if (dead + others == 0)
+        return 0;
+    uint64_t bytes = 2 * (dead * DEAD_ENTRY_BYTES + others * CATALOG_RECORD_BYTES), touched = 2 * (dead + others);
+    uint64_t present = atomic_load(&allocator->system_nodes);
+    return bytes / (allocator->group_blocks * (uint64_t)STORE_BLOCK_SIZE) + (touched < present ? touched : present) + 4;
 }
 
-bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim_class)
+uint64_t allocator_withheld(const struct store *store, enum claim_class claim_class, uint64_t newly_pinned_nodes)
 {
-    struct allocator *allocator = &store->allocator;
-    pthread_mutex_lock(&allocator->mutex);
+    const struct allocator *allocator = &store->allocator;
+    uint64_t node = (uint64_t)allocator->group_blocks * store->copies;
+    uint64_t demand = atomic_load(&allocator->metadata_demand_blocks);
+    /* the inner nodes and system tree nodes that a checkpoint adds */
+    demand += demand / 8 + system_demand_nodes(allocator) * node;
+    if (claim_class == CLAIM_METADATA)
+        return 0;
+    if (claim_class == CLAIM_RESERVE)
+        return allocator->reserve_blocks / 8 + demand;
+    uint64_t pinned = atomic_load(&allocator->pinned_nodes) + newly_pinned_nodes;
+    uint64_t reserve = allocator->reserve_blocks - (claim_class == CLAIM_ZEROES ? allocator->reserve_blocks / 8 : 0);
+    return reserve + demand + (pinned + pinned / 8) * node;
+}
+
+static uint64_t node_room(const struct store *store)
+{
+    const struct allocator *allocator = &store->allocator;
     uint64_t room = group_room(allocator);
     for (uint32_t copy = 0; copy < store->copies; copy++)
         room += allocator->metadata_run[copy].blocks - allocator->metadata_run[copy].used;
-    bool result = room >= withheld(allocator, claim_class) + blocks;
+    return room;
+}
+
+uint64_t allocator_spare_blocks(struct store *store)
+{
+    struct allocator *allocator = &store->allocator;
+    pthread_mutex_lock(&allocator->mutex);
+    uint64_t room = node_room(store), demand = atomic_load(&allocator->metadata_demand_blocks);
+    pthread_mutex_unlock(&allocator->mutex);
+    demand += demand / 8;
+    return room > demand ? room - demand : 0;
+}
+
+bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim_class, uint64_t newly_pinned_nodes)
+{
+    struct allocator *allocator = &store->allocator;
+    pthread_mutex_lock(&allocator->mutex);
+    bool result = node_room(store) >= allocator_withheld(store, claim_class, newly_pinned_nodes) + blocks;
     pthread_mutex_unlock(&allocator->mutex);
     return result;
 }
 
-static int claim_locked(struct allocator *allocator, uint32_t blocks_min, uint32_t blocks_max, uint64_t *cursor,
+static int claim_locked(struct store *store, uint32_t blocks_min, uint32_t blocks_max, uint64_t *cursor,
                         enum claim_class claim_class, uint64_t *address, uint32_t *blocks)
 {
-    uint64_t keep = withheld(allocator, claim_class), room = group_room(allocator);
+    struct allocator *allocator = &store->allocator;
+    uint64_t keep = allocator_withheld(store, claim_class, 0), room = group_room(allocator);
     enum find_mode mode = claim_class == CLAIM_METADATA ? FIND_GROUPS : FIND_ANY;
     /* a run that begins and ends within groups takes places from nodes that it does not fill */
     uint32_t edges = mode == FIND_ANY ? 2 * (allocator->group_blocks - 1) : 0;
@@ -312,7 +346,7 @@ int allocator_claim(struct store *store, uint32_t blocks_min, uint32_t blocks_ma
                     enum claim_class claim_class, uint64_t *address, uint32_t *blocks)
 {
     pthread_mutex_lock(&store->allocator.mutex);
-    int result = claim_locked(&store->allocator, blocks_min, blocks_max, cursor, claim_class, address, blocks);
+    int result = claim_locked(store, blocks_min, blocks_max, cursor, claim_class, address, blocks);
     pthread_mutex_unlock(&store->allocator.mutex);
     return result;
 }
@@ -342,7 +376,7 @@ int allocator_claim_node(struct store *store, uint64_t address[2])
             }
             run->blocks = run->used = 0;
             if (result == 0)
-                result = claim_locked(allocator, store->node_blocks, allocator->run_blocks,
+                result = claim_locked(store, store->node_blocks, allocator->run_blocks,
                                       &allocator->metadata_cursor[copy], CLAIM_METADATA, &run->address, &run->blocks);
         }
         if (result == 0) {

@@ -199,6 +199,7 @@ void mark_snapshot_dirty(struct store *store, struct snapshot *snapshot)
     if (snapshot->dirty)
         return;
     snapshot->dirty = true;
+    atomic_fetch_add(&store->allocator.catalog_pending, 1);
     snapshot->dirty_previous = NULL;
     snapshot->dirty_next = store->dirty_snapshots;
     if (store->dirty_snapshots)
@@ -234,12 +235,14 @@ struct queue_item *queue_append(struct store *store, enum queue_kind kind)
         store->queue_head = item;
     store->queue_tail = item;
     store->queue_length++;
+    atomic_fetch_add(&store->allocator.catalog_pending, 1);
     store->catalog_dirty = true;
     return item;
 }
 
 void record_removed(struct store *store, enum system_key_type type, uint64_t id)
 {
+    atomic_fetch_add(&store->allocator.catalog_pending, 1);
     store->catalog_dirty = true;
     if (array_reserve((void **)&store->removed_records, &store->removed_capacity, store->removed_count + 2,
                       sizeof *store->removed_records) < 0) {
@@ -316,6 +319,7 @@ int apply_snapshot_create(struct store *store, uint64_t volume_id, uint64_t snap
     snapshot->epoch = store->epoch++;
     volume->head->last_snapshot_epoch = snapshot->epoch;
     mark_snapshot_dirty(store, snapshot);
+    chain_count_pinned(store, volume->head);
     store->counters.snapshots_created++;
     return 0;
 }
@@ -352,6 +356,7 @@ static void chain_drop_head(struct store *store, struct chain *chain)
     if (chain->head.pointer.address[0])
         drop_tree(store, &chain->head.pointer, chain->head.level, chain_floor(chain));
     chain->live = false;
+    chain_count_pinned(store, chain);
     if (!newest) {
         struct snapshot *origin = chain->origin;
         bool foreign = chain->foreign;
@@ -362,6 +367,7 @@ static void chain_drop_head(struct store *store, struct chain *chain)
     }
     for (size_t i = 0; i < newest->dead.count; i++) {
         store->dead_bytes -= sizeof(struct dead_entry);
+        atomic_fetch_sub(&store->allocator.dead_pending, 1);
         store->dead_pending_blocks -= newest->dead.items[i].blocks;
     }
     newest->dead.count = 0;
@@ -405,6 +411,8 @@ static void snapshot_detach(struct store *store, struct snapshot *snapshot)
     snapshot_free(snapshot);
     if (was_newest && !chain->live)
         chain_drop_head(store, chain);
+    else if (chain_floor(chain) == 0)
+        chain_count_pinned(store, chain);
 }
 
 static void snapshot_hide(struct store *store, struct snapshot *snapshot)
@@ -513,6 +521,7 @@ static int volume_begin(struct store *store, const struct volume_arguments *argu
         origin->chain_references++;
         origin->clone_count++;
         mark_snapshot_dirty(store, origin);
+        chain_count_pinned(store, chain);
     }
     return 0;
 }
@@ -553,9 +562,11 @@ int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
         return -ENOMEM;
     }
     volume->head->live = false;
+    chain_count_pinned(store, volume->head);
     mark_chain_dirty(store, volume->head);
     chain->live = true;
     chain->head = snapshot->root;
+    chain_count_pinned(store, chain);
     snapshot->chain_references++;
     mark_snapshot_dirty(store, snapshot);
     volume->head = chain;

@@ -4,16 +4,43 @@
 
 #include "internal.h"
 
-int catalog_begin_change(struct store *store, size_t record_bytes)
+/* Nodes of the system tree that one change of the catalog dirties at most: three records, each with its path. */
+#define CHANGE_NODES 12u
+
+static uint64_t node_count(struct store *store, uint64_t object_id)
 {
+    struct chain *chain;
+    const struct tree_root *root = object_id ? object_root(store, object_id, &chain) : NULL;
+    return root ? root->node_count : 0;
+}
+
+static uint64_t pinned_count(struct store *store, uint64_t volume_id)
+{
+    const struct volume *volume = volume_id ? volume_by_id(store, volume_id) : NULL;
+    return volume ? volume->head->pinned_nodes : 0;
+}
+
+static bool has_space(struct store *store, const struct space_need *need)
+{
+    if (need->claim_class == CLAIM_METADATA)
+        return true;
+    uint64_t pins = node_count(store, need->pins), unpins = pinned_count(store, need->unpins);
+    return allocator_room(store, (uint64_t)CHANGE_NODES * store->node_blocks * store->copies, need->claim_class,
+                          pins > unpins ? pins - unpins : 0);
+}
+
+int catalog_begin_change(struct store *store, size_t record_bytes, const struct space_need *need)
+{
+    struct space_tries tries = {0};
     for (;;) {
         int result = store_throttle(store);
         if (result < 0)
             return result;
         pthread_mutex_lock(&store->lock);
-        if (!journal_has_room(store, record_bytes)) {
+        bool space = has_space(store, need);
+        if (!space || !journal_has_room(store, record_bytes)) {
             pthread_mutex_unlock(&store->lock);
-            result = checkpoint_run(store, false);
+            result = space ? checkpoint_run(store, false) : checkpoint_for_space(store, &tries);
             if (result < 0)
                 return result;
             continue;
@@ -65,7 +92,7 @@ static int volume_begin(struct store *store, uint64_t snapshot_id, const char *n
     int result = name_check(name);
     size_t name_length = strlen(name);
     if (result == 0)
-        result = catalog_begin_change(store, 32 + name_length);
+        result = catalog_begin_change(store, 32 + name_length, &(struct space_need){CLAIM_DATA, snapshot_id, 0});
     if (result < 0)
         return result;
     struct volume_arguments arguments = {store->next_object_id, store->next_object_id + 1, now_ns(), name};
@@ -96,7 +123,7 @@ int store_clone(struct store *store, uint64_t snapshot_id, const char *name, uin
 
 int store_volume_destroy(struct store *store, uint64_t volume_id)
 {
-    int result = catalog_begin_change(store, 8);
+    int result = catalog_begin_change(store, 8, &(struct space_need){.claim_class = CLAIM_METADATA});
     if (result < 0)
         return result;
     result = apply_volume_destroy(store, volume_id);
@@ -142,8 +169,9 @@ int store_snapshot_create(struct store *store, uint64_t volume_id, const char *n
 {
     int result = name_check(name);
     size_t name_length = strlen(name);
+    const struct space_need need = {CLAIM_DATA, volume_id, volume_id};
     if (result == 0)
-        result = catalog_begin_change(store, 32 + name_length);
+        result = catalog_begin_change(store, 32 + name_length, &need);
     if (result < 0)
         return result;
     uint64_t id = store->next_object_id, epoch = store->epoch, created_ns = now_ns();
@@ -180,7 +208,7 @@ int store_volume_changed(struct store *store, uint64_t volume_id)
 
 int store_snapshot_delete(struct store *store, uint64_t snapshot_id)
 {
-    int result = catalog_begin_change(store, 8);
+    int result = catalog_begin_change(store, 8, &(struct space_need){.claim_class = CLAIM_METADATA});
     if (result < 0)
         return result;
     result = apply_snapshot_delete(store, snapshot_id);
@@ -195,7 +223,8 @@ int store_snapshot_annotate(struct store *store, uint64_t snapshot_id, uint32_t 
 {
     if (annotation_length > STORE_ANNOTATION_LENGTH_MAX)
         return -EMSGSIZE;
-    int result = catalog_begin_change(store, 12 + annotation_length);
+    const struct space_need need = {.claim_class = CLAIM_RESERVE};
+    int result = catalog_begin_change(store, 12 + annotation_length, &need);
     if (result < 0)
         return result;
     result = apply_annotate(store, snapshot_id, hold_count, annotation, annotation_length);
@@ -215,8 +244,9 @@ int store_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
 {
     int result = name_check(guard_name);
     size_t name_length = strlen(guard_name);
+    const struct space_need need = {CLAIM_DATA, snapshot_id, volume_id};
     if (result == 0)
-        result = catalog_begin_change(store, 48 + name_length);
+        result = catalog_begin_change(store, 48 + name_length, &need);
     if (result < 0)
         return result;
     uint64_t guard_id = store->next_object_id, chain_id = guard_id + 1, epoch = store->epoch, created_ns = now_ns();

@@ -380,6 +380,10 @@ int catalog_load(struct store *store, struct store_failure *failure)
         snapshot->dirty_previous = snapshot->dirty_next = NULL;
     }
     store->dirty_snapshots = NULL;
+    for (struct chain *chain = store->chains; chain; chain = chain->next)
+        chain_count_pinned(store, chain);
+    atomic_store(&store->allocator.catalog_pending, 0); /* loading marks what it loads */
+    atomic_store(&store->allocator.system_nodes, store->system_chain.head.node_count);
     store->catalog_dirty = store->queue_head != NULL;
     return 0;
 }

@@ -66,6 +66,8 @@ static int freeze(struct store *store)
     checkpoint->sequence = store->checkpoint_sequence + 1;
     checkpoint->frozen_epoch = store->epoch++;
     checkpoint->running = true;
+    checkpoint->dead_entries = atomic_load(&store->allocator.dead_pending);
+    checkpoint->catalog_records = atomic_load(&store->allocator.catalog_pending);
     checkpoint->next_object_id = store->next_object_id;
     checkpoint->next_queue_id = store->next_queue_id;
     struct range_list taken = store->pending_free;
@@ -245,7 +247,12 @@ static int save_records(struct store *store)
         result = buckets_forget(store);
     for (size_t i = 0; i < checkpoint->spill_count && result == 0; i++)
         result = queue_spill(store, &checkpoint->spills[i]);
-    return result < 0 ? result : queue_work(store);
+    if (result < 0)
+        return result;
+    /* now they are unwritten nodes */
+    atomic_fetch_sub(&store->allocator.dead_pending, checkpoint->dead_entries);
+    atomic_fetch_sub(&store->allocator.catalog_pending, checkpoint->catalog_records);
+    return queue_work(store);
 }
 
 static int write_system(struct store *store)
@@ -261,6 +268,7 @@ static int write_system(struct store *store)
     pthread_mutex_lock(&store->lock);
     if (pointer_is_tagged(&root->pointer))
         root->pointer = tagged_node(root->pointer.address[0])->pointer;
+    atomic_store(&store->allocator.system_nodes, root->node_count);
     pthread_mutex_unlock(&store->lock);
     return 0;
 }
@@ -294,6 +302,7 @@ static void resolve_dead(struct store *store, struct snapshot *snapshot)
         if (dead_list_add(&snapshot->dead, node->pointer.address[1], node->birth, store->node_blocks) < 0)
             store_fail(store, ENOMEM);
         store->dead_bytes += sizeof *entry;
+        atomic_fetch_add(&store->allocator.dead_pending, 1);
         store->dead_pending_blocks += store->node_blocks;
     }
 }
@@ -434,6 +443,16 @@ int checkpoint_run(struct store *store, bool clean)
 unlock:
     pthread_mutex_unlock(&store->checkpoint_mutex);
     return result;
+}
+
+int checkpoint_for_space(struct store *store, struct space_tries *tries)
+{
+    uint64_t before = allocator_spare_blocks(store);
+    if (tries->count > 0 && before <= tries->free_blocks)
+        return -ENOSPC;
+    tries->count++;
+    tries->free_blocks = before;
+    return checkpoint_run(store, false);
 }
 
 int store_checkpoint(struct store *store)

@@ -30,6 +30,12 @@ static bool share_is_done(struct store *store)
            checkpoint->queue_first_dirty * store->node_size + store->dirty_bytes_max / QUEUE_DIRTY_DIVISOR;
 }
 
+/* Whether there is hardly more room than the unwritten nodes take. The next checkpoint finds what this one frees. */
+static bool space_is_short(struct store *store)
+{
+    return allocator_spare_blocks(store) < (uint64_t)QUEUE_STEP_NODES * store->node_blocks * store->copies;
+}
+
 struct bucket {
     uint64_t id, storage, entries, blocks;
 };
@@ -132,13 +138,14 @@ int queue_spill(struct store *store, const struct spilled_bucket *spill)
 enum dead_action { DEAD_FREE, DEAD_FORGET, DEAD_MOVE };
 #define SWEEPS_PER_LOOK 64u
 
-/* QUEUE_UNFINISHED when the checkpoint's share is done before; both buckets then say what is where. */
+/* QUEUE_UNFINISHED when the checkpoint's share is done before, or the room used up; both buckets then say what is where. */
 static int dead_sweep(struct store *store, struct bucket *bucket, uint64_t from_birth, enum dead_action action,
                       struct bucket *into)
 {
     struct system_item item;
     for (unsigned swept = 0;; swept++, store->checkpoint.queue_steps++) {
-        if (swept % SWEEPS_PER_LOOK == SWEEPS_PER_LOOK - 1 && share_is_done(store))
+        if ((swept % SWEEPS_PER_LOOK == SWEEPS_PER_LOOK - 1 && share_is_done(store)) ||
+            (swept > 0 && space_is_short(store)))
             return QUEUE_UNFINISHED;
         dead_key(item.key, bucket->storage, from_birth, 0);
         item.key_length = DEAD_KEY_LENGTH;
@@ -226,7 +233,7 @@ static int walk_later(struct store *store, const struct tree_pointer *pointer, u
     if (!item)
         return -ENOMEM;
     item->kind = QUEUE_WALK;
-    item->root = (struct tree_root){*pointer, level};
+    item->root = (struct tree_root){.pointer = *pointer, .level = level};
     item->floor_epoch = floor_epoch;
     item->next = current->next;
     current->next = item;
@@ -307,7 +314,9 @@ int queue_work(struct store *store)
     struct checkpoint *checkpoint = &store->checkpoint;
     checkpoint->queue_steps = 0;
     checkpoint->queue_first_dirty = system_dirty_count(store);
-    while (checkpoint->queue && !share_is_done(store)) {
+    for (bool first = true; checkpoint->queue && !share_is_done(store); first = false) {
+        if (!first && space_is_short(store))
+            break;
         struct queue_item *item = checkpoint->queue;
         int result = queue_do(store, item);
         uint8_t key[9];

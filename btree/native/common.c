@@ -108,6 +108,7 @@ void root_load(const uint8_t *from, struct tree_root *root)
 {
     pointer_load(from, &root->pointer);
     root->level = from[ROOT_LEVEL];
+    root->node_count = load32(from + ROOT_NODE_COUNT);
 }
 
 void root_save(uint8_t *to, const struct tree_root *root)
@@ -115,6 +116,7 @@ void root_save(uint8_t *to, const struct tree_root *root)
     memset(to, 0, ROOT_LENGTH);
     pointer_save(to, &root->pointer);
     to[ROOT_LEVEL] = root->level;
+    save32(to + ROOT_NODE_COUNT, root->node_count);
 }
 
 uint64_t now_ns(void)

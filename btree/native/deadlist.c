@@ -16,6 +16,13 @@ uint64_t chain_floor(const struct chain *chain)
     return chain->origin ? chain->origin->epoch : 0;
 }
 
+void chain_count_pinned(struct store *store, struct chain *chain)
+{
+    uint32_t count = chain->live && !chain->is_system && chain_floor(chain) ? chain->head.node_count : 0;
+    atomic_fetch_add(&store->allocator.pinned_nodes, (uint64_t)count - chain->pinned_nodes);
+    chain->pinned_nodes = count;
+}
+
 void free_later(struct store *store, uint64_t address, uint32_t blocks)
 {
     if (MUTATED(FREES_AT_ONCE))
@@ -65,7 +72,7 @@ void drop_tree(struct store *store, const struct tree_pointer *pointer, uint8_t 
     if (!pointer_is_tagged(pointer)) {
         struct queue_item *walk = queue_append(store, QUEUE_WALK);
         if (walk) {
-            walk->root = (struct tree_root){*pointer, level};
+            walk->root = (struct tree_root){.pointer = *pointer, .level = level};
             walk->floor_epoch = floor_epoch;
         }
         return;
@@ -90,6 +97,7 @@ void bury(struct store *store, struct snapshot *snapshot, uint64_t address, uint
     if (dead_list_add(&snapshot->dead, address, birth, blocks) < 0)
         store_fail(store, ENOMEM);
     store->dead_bytes += sizeof(struct dead_entry);
+    atomic_fetch_add(&store->allocator.dead_pending, 1);
     store->dead_pending_blocks += blocks;
     mark_snapshot_dirty(store, snapshot);
 }
@@ -103,6 +111,8 @@ static bool chain_owns(const struct chain *chain, uint64_t birth)
 
 void kill_node(struct store *store, struct chain *chain, const struct tree_pointer *pointer)
 {
+    if (chain->head.node_count)
+        chain->head.node_count--;
     if (pointer->birth > chain_floor(chain)) {
         if (pointer_is_tagged(pointer)) {
             drop_unwritten(store, tagged_node(pointer->address[0]));
@@ -122,6 +132,10 @@ void kill_node(struct store *store, struct chain *chain, const struct tree_point
                 store_fail(store, ENOMEM);
         }
         return;
+    }
+    if (chain->pinned_nodes) {
+        chain->pinned_nodes--;
+        atomic_fetch_sub(&store->allocator.pinned_nodes, 1);
     }
     if (!chain_owns(chain, pointer->birth))
         return;
@@ -147,6 +161,7 @@ void dead_hand_over(struct store *store, struct snapshot *snapshot, struct snaps
     for (size_t i = 0; i < snapshot->dead.count; i++) {
         const struct dead_entry *entry = &snapshot->dead.items[i];
         store->dead_bytes -= sizeof *entry;
+        atomic_fetch_sub(&store->allocator.dead_pending, 1);
         store->dead_pending_blocks -= entry->blocks;
         if (entry->birth > floor_epoch)
             free_entry(store, entry);

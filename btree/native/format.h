@@ -93,7 +93,8 @@ enum superblock_offset {
 /* ---- pointers to nodes ---------------------------------------------------------------------------------------- */
 enum pointer_offset { POINTER_ADDRESS = 0, POINTER_COPY = 8, POINTER_CHECKSUM = 16, POINTER_BIRTH = 24 };
 #define POINTER_LENGTH 32u
-#define ROOT_LEVEL POINTER_LENGTH /* one byte after the pointer, then seven zeros */
+#define ROOT_LEVEL POINTER_LENGTH /* one byte after the pointer, then three zeros */
+#define ROOT_NODE_COUNT (ROOT_LEVEL + 4u)
 #define ROOT_LENGTH 40u
 
 /* ---- nodes ---------------------------------------------------------------------------------------------------- */

@@ -31,6 +31,7 @@ struct tree_pointer {
 struct tree_root {
     struct tree_pointer pointer; /* address[0] == 0: empty tree */
     uint8_t level;
+    uint32_t node_count; /* nodes of the tree; what the reserve for emptying it is sized by, nothing else */
 };
 
 enum node_state { NODE_DIRTY, NODE_CLEAN };
@@ -116,6 +117,7 @@ struct chain {
     struct snapshot *oldest, *newest;
     struct tree_root head;
     uint64_t last_snapshot_epoch; /* of those taken since the store was opened, deleted ones too */
+    uint32_t pinned_nodes; /* at most so many nodes of a live head are shared with snapshots */
     bool live;
     bool foreign; /* its origin belonged to another volume: a clone, not a rollback */
     bool dirty;
@@ -208,6 +210,13 @@ struct claim_run {
     uint32_t blocks, used;
 };
 
+/* A dead entry in the system tree: what its key does not share with its neighbours, its value, its slot; and any other
+ * record there, the longest names and annotations aside. Upper bounds, by which space is set aside. */
+#define DEAD_ENTRY_BYTES 45u
+#define CATALOG_RECORD_BYTES 512u
+/* What moving one dead entry may dirty: two paths, their splits, and the records of two buckets. */
+#define QUEUE_STEP_NODES 24u
+
 struct allocator {
     pthread_mutex_t mutex;
     struct bitmap_page **pages; /* NULL: all free */
@@ -221,6 +230,10 @@ struct allocator {
     uint64_t claimed_unused;         /* busy, but still to be used by an open run */
     uint64_t reserve_blocks;
     _Atomic uint64_t metadata_demand_blocks; /* what writing the dirty nodes takes */
+    _Atomic uint64_t pinned_nodes; /* of all live heads: each is copied once more when the volumes are emptied */
+    _Atomic uint64_t dead_pending; /* dead entries that the system tree does not hold yet */
+    _Atomic uint64_t catalog_pending; /* other records that the next checkpoint changes there */
+    _Atomic uint64_t system_nodes; /* of the system tree, as of the last checkpoint */
     uint32_t run_blocks;
     bool checkpoint_running;
     uint64_t data_cursor, metadata_cursor[2];
@@ -286,6 +299,7 @@ struct checkpoint {
     uint64_t sequence;
     uint64_t frozen_epoch;
     uint64_t journal_position, journal_sequence, journal_tail;
+    uint64_t dead_entries, catalog_records; /* of the allocator's pending ones, those that this checkpoint saves */
     uint64_t next_object_id, next_queue_id;
     struct tree_root *roots;
     size_t root_count, root_capacity;
@@ -542,6 +556,8 @@ int tree_range_birth(struct store *store, const struct tree_root *root, const st
 /* ---- deadlist.c ----------------------------------------------------------------------------------------------- */
 /* Epoch up to which the chain's blocks are shared with a snapshot. */
 uint64_t chain_floor(const struct chain *chain);
+/* To be called when what the chain shares with snapshots has changed other than by changes of its tree. */
+void chain_count_pinned(struct store *store, struct chain *chain);
 void kill_node(struct store *store, struct chain *chain, const struct tree_pointer *pointer);
 void kill_blocks(struct store *store, struct chain *chain, uint64_t address, uint32_t blocks, uint64_t birth);
 /* Adds to a snapshot's bucket. */
@@ -558,8 +574,10 @@ void dead_hand_over(struct store *store, struct snapshot *snapshot, struct snaps
 int allocator_create(struct store *store);
 void allocator_destroy(struct store *store);
 int allocator_load(struct store *store, uint64_t digest, uint64_t sequence_max, struct store_failure *failure);
-/* A run of free blocks becomes busy. Ordinary claims leave the reserve and what the dirty nodes need. */
-enum claim_class { CLAIM_DATA, CLAIM_RESERVE, CLAIM_METADATA };
+/* A run of free blocks becomes busy. Ordinary claims leave the reserve, and what pinned and dirty nodes need. Blocks
+ * that a truncation or punching zeroes in a new place may come from the first eighth of the reserve, and deletions may
+ * go to its last, which is the checkpoint's. */
+enum claim_class { CLAIM_DATA, CLAIM_ZEROES, CLAIM_RESERVE, CLAIM_METADATA };
 int allocator_claim(struct store *store, uint32_t blocks_min, uint32_t blocks_max, uint64_t *cursor,
                     enum claim_class claim_class, uint64_t *address, uint32_t *blocks);
 void allocator_unclaim(struct store *store, uint64_t address, uint32_t blocks);
@@ -574,7 +592,12 @@ int allocator_write(struct store *store, uint64_t sequence);
 void allocator_thaw(struct store *store);
 /* Freed blocks may be handed out again. */
 void allocator_release(struct store *store, uint64_t address, uint32_t blocks);
-bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim_class);
+/* Whether so many blocks, in places for nodes, are there beside what the class leaves alone. A snapshot or clone says
+ * how many nodes it makes shared. */
+bool allocator_room(struct store *store, uint64_t blocks, enum claim_class claim_class, uint64_t newly_pinned_nodes);
+uint64_t allocator_withheld(const struct store *store, enum claim_class claim_class, uint64_t newly_pinned_nodes);
+/* What is left beside the unwritten nodes, every reserve included. */
+uint64_t allocator_spare_blocks(struct store *store);
 bool allocator_in_zone(const struct allocator *allocator, uint64_t address, uint64_t blocks);
 /* All is free, and every page that the medium may have is written with the next checkpoint. */
 int allocator_start_over(struct store *store);
@@ -674,9 +697,13 @@ int apply_clone(struct store *store, uint64_t snapshot_id, const struct volume_a
 int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id, uint64_t guard_id,
                    uint64_t chain_id, uint64_t created_ns, const char *guard_name);
 int name_check(const char *name);
+struct space_need {
+    enum claim_class claim_class; /* CLAIM_METADATA: deletions, which always find room */
+    uint64_t pins, unpins;        /* objects: a tree that becomes shared with a snapshot, one that is replaced */
+};
 /* Takes the store lock and makes sure that a record can follow a change: afterwards nothing can fail. Ends with
  * catalog_end_change(), which passes the result on. */
-int catalog_begin_change(struct store *store, size_t record_bytes);
+int catalog_begin_change(struct store *store, size_t record_bytes, const struct space_need *need);
 int catalog_end_change(struct store *store, int result);
 struct chain *chain_attach(struct store *store, uint64_t id, struct volume *volume, struct snapshot *origin);
 struct volume *volume_attach(struct store *store, uint64_t id, const char *name);
@@ -755,6 +782,13 @@ int changes_prepare(struct store *store, struct chain *chain, struct known_leave
 
 /* ---- checkpoint.c --------------------------------------------------------------------------------------------- */
 int checkpoint_run(struct store *store, bool clean);
+/* For who has found no room: writes a checkpoint as long as that makes any. `tries` begins at zero and keeps what was
+ * there last; -ENOSPC when the last one has not made more. */
+struct space_tries {
+    unsigned count;
+    uint64_t free_blocks;
+};
+int checkpoint_for_space(struct store *store, struct space_tries *tries);
 
 /* ---- checkpoint_queue.c --------------------------------------------------------------------------------------- */
 /* Inside a checkpoint: dead entries into their buckets, and the deletion queue, in the system tree. */

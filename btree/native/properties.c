@@ -141,7 +141,7 @@ int store_volume_property_set(struct store *store, uint64_t volume_id, const cha
     int result = property_check(name, length);
     size_t name_length = strlen(name), body_length = 18 + name_length + length;
     if (result == 0)
-        result = catalog_begin_change(store, body_length);
+        result = catalog_begin_change(store, body_length, &(struct space_need){.claim_class = CLAIM_RESERVE});
     if (result < 0)
         return result;
     uint64_t id = store->next_object_id;

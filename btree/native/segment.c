@@ -43,13 +43,16 @@ static void buffer_give(struct store *store, uint8_t *memory, size_t bytes)
 }
 
 /* Claims a run and gives it memory. data_mutex held. */
-static int segment_open(struct store *store, bool use_reserve)
+static int segment_open(struct store *store, uint32_t blocks_wanted, bool use_reserve)
 {
     struct segment *segment = calloc(1, sizeof *segment);
     if (!segment)
         return -ENOMEM;
     int result = allocator_claim(store, 1, store->allocator.run_blocks, &store->allocator.data_cursor,
-                                 use_reserve ? CLAIM_RESERVE : CLAIM_DATA, &segment->address, &segment->blocks);
+                                 CLAIM_DATA, &segment->address, &segment->blocks);
+    if (result == -ENOSPC && use_reserve) /* no more than asked for: the rest would be anybody's */
+        result = allocator_claim(store, 1, blocks_wanted, &store->allocator.data_cursor, CLAIM_ZEROES,
+                                 &segment->address, &segment->blocks);
     if (result < 0)
         goto fail;
     size_t bytes = (size_t)segment->blocks * STORE_BLOCK_SIZE;
@@ -230,7 +233,7 @@ int store_data_reserve(struct store *store, uint32_t blocks_wanted, bool use_res
         return -EROFS;
     if (blocks_wanted == 0)
         return -EINVAL;
-    bool tried_checkpoint = false;
+    struct space_tries tries = {0};
     for (;;) {
         pthread_mutex_lock(&store->data_mutex);
         struct segment *segment = open_segment(store);
@@ -247,7 +250,7 @@ int store_data_reserve(struct store *store, uint32_t blocks_wanted, bool use_res
                     return result;
                 continue;
             }
-            result = segment_open(store, use_reserve);
+            result = segment_open(store, blocks_wanted, use_reserve);
             segment = open_segment(store);
         }
         if (result == 0) {
@@ -263,10 +266,9 @@ int store_data_reserve(struct store *store, uint32_t blocks_wanted, bool use_res
             return 0;
         }
         pthread_mutex_unlock(&store->data_mutex);
-        if (result != -ENOSPC || tried_checkpoint)
+        if (result != -ENOSPC)
             return result;
-        tried_checkpoint = true;
-        result = checkpoint_run(store, false);
+        result = checkpoint_for_space(store, &tries);
         if (result < 0)
             return result;
     }

@@ -323,8 +323,7 @@ static void space_statistics(struct store *store, struct store_statistics *out)
     pthread_mutex_lock(&allocator->mutex);
     uint64_t zone = allocator->end_block - allocator->first_block;
     uint64_t room = zone - allocator->busy_count + allocator->claimed_unused;
-    uint64_t demand = atomic_load(&allocator->metadata_demand_blocks);
-    uint64_t kept = allocator->reserve_blocks + demand + demand / 8;
+    uint64_t kept = allocator_withheld(store, CLAIM_DATA, 0);
     out->size_blocks = store->size_blocks;
     out->free_blocks = room;
     out->used_blocks = zone - room;

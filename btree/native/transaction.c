@@ -308,8 +308,7 @@ static int commit_changes(struct transaction *transaction)
     if (!journal_has_room(store, bytes))
         return NEED_CHECKPOINT;
     uint64_t blocks = nodes_estimate(transaction) * store->node_blocks * store->copies;
-    if (!allocator_room(store, blocks,
-                        (transaction->flags & STORE_TRANSACT_RESERVE) ? CLAIM_RESERVE : CLAIM_DATA))
+    if (!allocator_room(store, blocks, (transaction->flags & STORE_TRANSACT_RESERVE) ? CLAIM_RESERVE : CLAIM_DATA, 0))
         return NEED_SPACE;
     uint8_t *record = journal_record(store, RECORD_TRANSACTION, bytes);
     if (!record)
@@ -361,7 +360,7 @@ int store_transact(struct store *store, uint64_t object_id, unsigned flags, tran
     struct tree_pointer failed = {0};
     unsigned misses = 0;
     int result = 0;
-    bool tried_space = false;
+    struct space_tries tries = {0};
     transaction.store = store;
     transaction.flags = flags;
     transaction.changes = transaction.inline_changes;
@@ -380,8 +379,7 @@ int store_transact(struct store *store, uint64_t object_id, unsigned flags, tran
         } else if (result == NEED_CHECKPOINT) {
             result = checkpoint_run(store, false);
         } else if (result == NEED_SPACE) {
-            result = tried_space ? -ENOSPC : checkpoint_run(store, false);
-            tried_space = true;
+            result = checkpoint_for_space(store, &tries);
         } else {
             break;
         }

@@ -159,7 +159,7 @@ static uint64_t birth_now(const struct store *store, const struct chain *chain)
     return chain->is_system ? store->checkpoint.frozen_epoch + 1 : store->epoch;
 }
 
-static struct node *new_node(struct store *store, const struct chain *chain, uint8_t level)
+static struct node *new_node(struct store *store, struct chain *chain, uint8_t level)
 {
     struct node *node = node_allocate(store);
     node->birth = birth_now(store, chain);
@@ -168,6 +168,7 @@ static struct node *new_node(struct store *store, const struct chain *chain, uin
     node->system = chain->is_system;
     page_initialize(node->page, store->node_size, level, node->birth);
     dirty_list_add(store, node);
+    chain->head.node_count++;
     return node;
 }
 
@@ -212,6 +213,7 @@ static struct node *make_writable(struct store *store, struct chain *chain, cons
     copy->system = chain->is_system;
     save64(copy->page + NODE_BIRTH, copy->birth);
     dirty_list_add(store, copy);
+    chain->head.node_count++;
     store->counters.nodes_copied++;
     kill_node(store, chain, pointer);
     return copy;
@@ -284,7 +286,7 @@ static uint16_t separator(const uint8_t *left, const uint8_t *right, uint8_t *ou
 }
 
 /* Cuts a full node in two with the new item in its place; the new right sibling is returned. */
-static struct node *split_insert(struct store *store, const struct chain *chain, struct node *node,
+static struct node *split_insert(struct store *store, struct chain *chain, struct node *node,
                                  uint16_t slot, const struct page_item *item)
 {
     struct page_item *items = store->scratch_items;
@@ -484,8 +486,8 @@ void tree_tidy(struct store *store, struct chain *chain, const uint8_t *key, siz
     }
     struct node *root = path.nodes[path.height];
     if (page_count(root->page) == 0) {
-        chain->head = (struct tree_root){0};
         give_up(store, chain, root);
+        chain->head = (struct tree_root){0};
         return;
     }
     shrink_root(store, chain, &path);
