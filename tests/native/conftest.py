@@ -27,6 +27,10 @@ DRIVERS = {
     "store_driver": ["btree/native"],
     "filesystem_driver": ["btree/native", "cowfs/native"],
     "pump_driver": ["btree/native", "cowfs/native"],
+    "allocation_driver": ["btree/native", "cowfs/native"],
+}
+WRAPPED = {
+    "allocation_driver": [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "aligned_alloc", "strdup")],
 }
 
 FUZZERS = {f"{name}_random": [*sources_of(name), ROOT / "tests/fuzz/random_main.c"] for name in TARGETS}
@@ -62,8 +66,8 @@ def link_all(sanitizer: str, folder: pathlib.Path, objects: dict[pathlib.Path, p
             for source, target in objects.items()
             if source.stem == name or str(source.parent.relative_to(ROOT)) in parts
         ]
-        command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), *LIBRARIES, "-o", str(folder / name)]
-        subprocess.run(command, check=True, timeout=110)
+        command = ["gcc", *SANITIZERS[sanitizer], "-pthread", *map(str, linked), *LIBRARIES, *WRAPPED.get(name, [])]
+        subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)
     for name, used in FUZZERS.items():
         command = ["gcc", *SANITIZERS[sanitizer], *(str(objects[source]) for source in used), *LINK_FLAGS]
         subprocess.run([*command, "-o", str(folder / name)], check=True, timeout=110)

@@ -1,5 +1,5 @@
 """The store's core and the verbs, each in a C driver, under AddressSanitizer and UndefinedBehaviorSanitizer, and under
-ThreadSanitizer.
+ThreadSanitizer; and under the first two with each allocation made to fail.
 
 Any report fails. The driver prints what it did; its seed is in the command that a failure shows.
 """
@@ -25,3 +25,14 @@ def test_no_report(drivers_of: Build, sanitizer: str, name: str, threads: int) -
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-1000:]}\n{done.stderr[-8000:]}"
     assert "rounds" in done.stdout
+
+
+def test_every_allocation_may_fail(drivers_of: Build) -> None:
+    """Walks every error path: no crash, no leak, and nothing that was durable is lost."""
+    command = [*drivers_of("address")["allocation_driver"], "1"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=110, check=False, env={**os.environ, **ENVIRONMENT}
+    )
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-8000:]}"
+    failed, verified = (int(word) for word in done.stdout.split() if word.isdigit())
+    assert failed > 400 and verified > 4000, done.stdout
