@@ -43,6 +43,8 @@ LOG_LENGTH_MAX_BYTES = 1 << 20
 LOG_FILES_KEPT = 3
 DAMAGE_INTERVAL_S = 1.0
 
+STORE_LOOK_INTERVAL_S = 1.0
+
 Report = Callable[[CowfsError | None], None]
 
 
@@ -295,6 +297,7 @@ class _Session:
                 nursery.start_soon(self._confirm)
                 nursery.start_soon(self._watch_damage)
                 nursery.start_soon(self._scrub)
+                nursery.start_soon(self._watch_store)
                 try:
                     await pyfuse3.main()
                 except* ConnectionAbortedError:
@@ -340,6 +343,16 @@ class _Session:
         scrubber = Scrubber(self._pool, self._pool.damage)
         self._pool.scrubber = scrubber
         await scrubber.run()
+
+    async def _watch_store(self) -> None:
+        """Says once in the log that the pool could not be written any more: nobody may be waiting for what failed."""
+        import trio
+
+        while not (failed_errno := self._store.statistics()["failed_errno"]):
+            await trio.sleep(STORE_LOOK_INTERVAL_S)
+        log.error("the pool %s cannot be written (%s): the mount is read-only from now on. What was synced before is "
+                  "safe, what was not may be lost. Find the cause, unmount, run fsck.cowfs and mount again",
+                  self._request.pool_path, os.strerror(failed_errno))
 
     def _tune(self) -> list[str]:
         return tune_device(self._request.mountpoint, cache_back=self._request.options.cache_back)

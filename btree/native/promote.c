@@ -88,7 +88,7 @@ int apply_promote(struct store *store, uint64_t volume_id)
 /* RECORD_PROMOTE: [volume id] */
 int store_promote(struct store *store, uint64_t volume_id)
 {
-    int result = catalog_begin_change(store, 8);
+    int result = catalog_begin_change(store, 8, &(struct space_need){.claim_class = CLAIM_RESERVE});
     if (result < 0)
         return result;
     result = apply_promote(store, volume_id);
