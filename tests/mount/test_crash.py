@@ -1,4 +1,5 @@
-"""kill -9 of the daemon under load: everything acknowledged as durable is there after the next mount, 20 times."""
+"""kill -9 of the daemon under load: everything acknowledged as durable is there after the next mount, 20 times; in the
+long form 200 times over each transport (COWFS_TEST_KILLS)."""
 
 import contextlib
 import json
@@ -23,6 +24,7 @@ from tools.scratch import Mount, Pool, run, wait_until
 ROOT = pathlib.Path(__file__).parents[2]
 # The file system is the same behind each transport: one of them has all the repetitions.
 REPETITIONS = {"io_uring": 20, "device": 4, "nopump": 4}
+REPETITIONS_LONG = int(os.environ.get("COWFS_TEST_KILLS", "200"))
 KINDS = {"file", "snapshot", "row", "blocks"}
 # fsck reads all data each time: a pool that lives through all kills would take it longer than all else together.
 REPETITIONS_PER_POOL = 4
@@ -133,6 +135,16 @@ def verify_demo(mount: Mount, records: Records, unpacked: demo.Manifest, scratch
 @pytest.mark.timeout(600)
 def test_killed_under_load(transport: str, new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> None:
     """Two loads at the same time, that of this test and the demonstration's."""
+    kill_under_load(REPETITIONS[transport], new_pool, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
+def test_killed_under_load_for_long(new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> None:
+    kill_under_load(REPETITIONS_LONG, new_pool, tmp_path)
+
+
+def kill_under_load(repetitions: int, new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> None:
     randomness = random.Random(SEED)
     archive = tmp_path / "sources.tar.gz"
     make_archive(archive)
@@ -148,7 +160,6 @@ def test_killed_under_load(transport: str, new_pool: Callable[..., Pool], tmp_pa
     def is_under_way() -> bool:
         return {record["kind"] for record in read_log(logs[0])} >= KINDS
 
-    repetitions = REPETITIONS[transport]
     for repetition in range(repetitions):
         if repetition % REPETITIONS_PER_POOL == 0:
             pool = new_pool(f"pool-{repetition}", size_bytes=4 << 30).make()
@@ -190,6 +201,7 @@ def test_killed_under_load(transport: str, new_pool: Callable[..., Pool], tmp_pa
         mount.unmount()
         if repetition % REPETITIONS_PER_POOL == REPETITIONS_PER_POOL - 1:
             pool.close()
+        print(f"{repetition + 1} kills, {dict(total)}", flush=True)
     # A kill may come before a tree or a commit is complete, but not each time.
     least = {"tree": 1, "commit": 1, "taken": 100} if repetitions >= 20 else {"taken": 1}
     assert all(total[kind] >= count for kind, count in least.items()), f"the load got nowhere (seed {SEED}): {total}"
