@@ -171,6 +171,21 @@ def test_truncation_within_a_block_takes_a_block_of_the_reserve() -> None:
     pool.store.close()
 
 
+def test_files_that_are_unlinked_while_open_go_with_their_last_close() -> None:
+    """Not only at the next mount, however full the pool is and whatever snapshots hold."""
+    pool = small_pool()
+    filler = Filler(pool, 40 * BLOCK, snapshot_every=10)
+    nodes = [pool.file_system.lookup(ROOT_INODE, name)[NODE] for name in filler.names]
+    filler.unlink_all(3, random.Random(SEED))
+    assert len(pool.orphans()) == len(nodes)
+    for node in nodes:
+        pool.file_system.forget(node, 1)
+    assert pool.orphans() == []
+    destroy_snapshots(pool, filler.snapshots, random.Random(SEED))
+    pool.check()
+    pool.store.close()
+
+
 def truncate(pool: Pool, name: bytes, length: int) -> None:
     node = pool.file_system.lookup(ROOT_INODE, name)[NODE]
     try:
