@@ -138,7 +138,8 @@ int queue_spill(struct store *store, const struct spilled_bucket *spill)
 enum dead_action { DEAD_FREE, DEAD_FORGET, DEAD_MOVE };
 #define SWEEPS_PER_LOOK 64u
 
-/* QUEUE_UNFINISHED when the checkpoint's share is done before, or the room used up; both buckets then say what is where. */
+/* QUEUE_UNFINISHED when the checkpoint's share is done, or the room used up, before; both buckets then say what is
+ * where. */
 static int dead_sweep(struct store *store, struct bucket *bucket, uint64_t from_birth, enum dead_action action,
                       struct bucket *into)
 {
