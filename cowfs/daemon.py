@@ -348,8 +348,11 @@ class _Session:
         """Says once in the log that the pool could not be written any more: nobody may be waiting for what failed."""
         import trio
 
-        while not (failed_errno := self._store.statistics()["failed_errno"]):
+        while True:
             await trio.sleep(STORE_LOOK_INTERVAL_S)
+            failed_errno = self._store.statistics()["failed_errno"]
+            if failed_errno:
+                break
         log.error("the pool %s cannot be written (%s): the mount is read-only from now on. What was synced before is "
                   "safe, what was not may be lost. Find the cause, unmount, run fsck.cowfs and mount again",
                   self._request.pool_path, os.strerror(failed_errno))
