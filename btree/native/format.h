@@ -178,4 +178,13 @@ enum system_key_type {
     SYSTEM_PROPERTY = 7, /* [7][property id] -> volume id, name, value */
 };
 
+/* ---- bounds by which space is set aside ------------------------------------------------------------------------ */
+
+/* A dead entry in the system tree: what its key does not share with its neighbours, its value, its slot; and any other
+ * record there, the longest names and annotations aside. Upper bounds, by which space is set aside. */
+#define DEAD_ENTRY_BYTES 45u
+#define CATALOG_RECORD_BYTES 512u
+/* What moving one dead entry may dirty: two paths, their splits, and the records of two buckets. */
+#define QUEUE_STEP_NODES 24u
+
 #endif

@@ -210,13 +210,6 @@ struct claim_run {
     uint32_t blocks, used;
 };
 
-/* A dead entry in the system tree: what its key does not share with its neighbours, its value, its slot; and any other
- * record there, the longest names and annotations aside. Upper bounds, by which space is set aside. */
-#define DEAD_ENTRY_BYTES 45u
-#define CATALOG_RECORD_BYTES 512u
-/* What moving one dead entry may dirty: two paths, their splits, and the records of two buckets. */
-#define QUEUE_STEP_NODES 24u
-
 struct allocator {
     pthread_mutex_t mutex;
     struct bitmap_page **pages; /* NULL: all free */
@@ -574,9 +567,8 @@ void dead_hand_over(struct store *store, struct snapshot *snapshot, struct snaps
 int allocator_create(struct store *store);
 void allocator_destroy(struct store *store);
 int allocator_load(struct store *store, uint64_t digest, uint64_t sequence_max, struct store_failure *failure);
-/* A run of free blocks becomes busy. Ordinary claims leave the reserve, and what pinned and dirty nodes need. Blocks
- * that a truncation or punching zeroes in a new place may come from the first eighth of the reserve, and deletions may
- * go to its last, which is the checkpoint's. */
+/* A run of free blocks becomes busy. Ordinary claims leave the reserve, and what pinned and dirty nodes need; blocks
+ * zeroed in a new place may take the reserve's first eighth, deletions all but the last, which is the checkpoint's. */
 enum claim_class { CLAIM_DATA, CLAIM_ZEROES, CLAIM_RESERVE, CLAIM_METADATA };
 int allocator_claim(struct store *store, uint32_t blocks_min, uint32_t blocks_max, uint64_t *cursor,
                     enum claim_class claim_class, uint64_t *address, uint32_t *blocks);
@@ -782,8 +774,7 @@ int changes_prepare(struct store *store, struct chain *chain, struct known_leave
 
 /* ---- checkpoint.c --------------------------------------------------------------------------------------------- */
 int checkpoint_run(struct store *store, bool clean);
-/* For who has found no room: writes a checkpoint as long as that makes any. `tries` begins at zero and keeps what was
- * there last; -ENOSPC when the last one has not made more. */
+/* For who has found no room: writes a checkpoint; -ENOSPC when the last one made none. `tries` begins at zero. */
 struct space_tries {
     unsigned count;
     uint64_t free_blocks;

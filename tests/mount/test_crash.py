@@ -19,7 +19,7 @@ import pytest
 
 from tests.mount.crash_load import BLOCK, BLOCKS, block_version, file_content
 from tools import demo
-from tools.scratch import Mount, Pool, run, wait_until
+from tools.scratch import Mount, Pool, mount_options, run, wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The file system is the same behind each transport: one of them has all the repetitions.
@@ -203,7 +203,9 @@ def kill_under_load(repetitions: int, new_pool: Callable[..., Pool], tmp_path: p
             pool.close()
         print(f"{repetition + 1} kills, {dict(total)}", flush=True)
     # A kill may come before a tree or a commit is complete, but not each time.
-    least = {"tree": 1, "commit": 1, "taken": 100} if repetitions >= 20 else {"taken": 1}
+    # Without the pump the load is slower, and may come to neither.
+    has_time = repetitions >= 20 and "nopump" not in mount_options
+    least = {"tree": 1, "commit": 1, "taken": 100} if has_time else {"taken": 1}
     assert all(total[kind] >= count for kind, count in least.items()), f"the load got nowhere (seed {SEED}): {total}"
 
 
