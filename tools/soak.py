@@ -54,7 +54,8 @@ def step_fio(place: pathlib.Path, draw: random.Random) -> None:
     kind = draw.choice(("randwrite", "write"))
     run("fio", "--name=soak", f"--directory={place}", f"--rw={kind}", "--size=24m", "--bs=4k-64k", "--ioengine=psync",
         "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_state_save=0",
-        f"--randseed={draw.randrange(1 << 30)}", f"--fsync={draw.choice((0, 16))}", "--output-format=terse", timeout_s=300)  # fmt: skip
+        f"--randseed={draw.randrange(1 << 30)}", f"--fsync={draw.choice((0, 16))}", "--output-format=terse",
+        timeout_s=300)  # fmt: skip
 
 
 def git(place: pathlib.Path, *words: str) -> None:

@@ -309,7 +309,7 @@ int apply_snapshot_create(struct store *store, uint64_t volume_id, uint64_t snap
     struct volume *volume = volume_by_id(store, volume_id);
     if (!volume)
         return -ENOENT;
-    if (snapshot_by_name(store, volume, name))
+    if (snapshot_by_name(store, volume, name) || snapshot_by_id(store, snapshot_id))
         return -EEXIST;
     struct snapshot *snapshot = snapshot_attach(store, volume->head, volume, snapshot_id, name);
     if (!snapshot)
@@ -500,7 +500,9 @@ struct volume *volume_attach(struct store *store, uint64_t id, const char *name)
 
 static int volume_begin(struct store *store, const struct volume_arguments *arguments, struct snapshot *origin)
 {
-    if (volume_by_name(store, arguments->name))
+    /* Ids that are taken: only a forged journal gives them out again. */
+    if (volume_by_name(store, arguments->name) || volume_by_id(store, arguments->id) ||
+        chain_by_id(store, arguments->chain_id))
         return -EEXIST;
     struct chain *chain = chain_attach(store, arguments->chain_id, NULL, origin);
     if (!chain)
@@ -553,6 +555,8 @@ int apply_rollback(struct store *store, uint64_t volume_id, uint64_t snapshot_id
     struct snapshot *snapshot = snapshot_by_id(store, snapshot_id);
     if (!volume || !snapshot || snapshot->volume != volume)
         return -ENOENT;
+    if (chain_by_id(store, chain_id))
+        return -EEXIST;
     int result = apply_snapshot_create(store, volume_id, guard_id, created_ns, guard_name);
     if (result < 0)
         return result;
