@@ -42,9 +42,14 @@ class FileSystem:
         """The snapshot is deleted: its node ids answer ESTALE from now on."""
     def rolled_back(self, volume_id: int) -> list[int]:
         """The volume's content was replaced: starts a new view for it and makes the old one stale. Returns the node
-        ids of the old view that the kernel still holds (lookup count above zero)."""
+        ids of the old view that the kernel still holds (lookup count above zero), those that are open first."""
     def is_read_only_node(self, node_id: int) -> bool: ...
     def is_stale(self, node_id: int) -> bool: ...
+    def opened(self, node_id: int) -> None:
+        """Of a file or directory, by a front end; each needs one closed(). MemoryError."""
+    def closed(self, node_id: int) -> None: ...
+    def open_nodes(self) -> int:
+        """How many nodes of any tree are open."""
 
     # names
     def lookup(self, parent: int, name: bytes) -> Attributes:

@@ -27,7 +27,8 @@ from cowfs.volumes import MountedPool, describe_snapshot
 log = logging.getLogger("cowfs")
 
 REQUEST_LENGTH_MAX_BYTES = 64 << 10
-# What a rollback waits for of what the kernel keeps; 1 to 5 us each. No path leads to the rest either.
+# Of what the kernel keeps a rollback waits for what is open, and for so many nodes at least; 1 to 5 us each. Neither
+# paths nor descriptors lead to the rest.
 NODES_AT_ONCE = 500
 # The command that rolled back is told first.
 FORGETTING_DELAY_S = 0.01
@@ -95,7 +96,8 @@ async def _switch(pool: MountedPool, volume: str | None, kind: str, find: Callab
         await trio.to_thread.run_sync(pool.flush_cache)
     result, nodes = pool.roll_back(volume, find(), kind)
 
-    later = nodes[NODES_AT_ONCE:] if pool.forget_nodes_later is not None else []
+    at_once = max(NODES_AT_ONCE, pool.filesystem.open_nodes())
+    later = nodes[at_once:] if pool.forget_nodes_later is not None else []
 
     def finish() -> None:
         pool.announce_rollback(result["guard"]["id"], nodes[:len(nodes) - len(later)])

@@ -234,6 +234,7 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE)
         if flags & os.O_TRUNC:
             self.filesystem.setattr(node, size=0, mtime_ns=time.time_ns())
+        self.filesystem.opened(node)
         self.pool.open_files += 1
         return FileInfo(fh=node, keep_cache=True)
 
@@ -260,6 +261,7 @@ class Operations(pyfuse3.Operations):
 
     async def release(self, fh: int) -> None:
         self.pool.open_files -= 1
+        self.filesystem.closed(fh)
 
     @guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -279,10 +281,13 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         if not is_virtual(inode) and self.filesystem.is_stale(inode):
             raise FUSEError(errno.ESTALE)
+        if not is_virtual(inode):
+            self.filesystem.opened(inode)
         return inode
 
     async def releasedir(self, fh: int) -> None:
-        pass
+        if not is_virtual(fh):
+            self.filesystem.closed(fh)
 
     @guarded
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:

@@ -266,6 +266,33 @@ static FILE_SYSTEM_METHOD(file_system_is_stale)
     return node_question(self, arguments, keywords, filesystem_is_stale);
 }
 
+static FILE_SYSTEM_METHOD(file_system_opened)
+{
+    static char *names[] = {"node_id", NULL};
+    uint64_t node;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:opened", names, binding_convert_u64, &node))
+        return NULL;
+    return node == 0 ? binding_raise(-EINVAL) : binding_none(filesystem_opened(self->filesystem, node));
+}
+
+static FILE_SYSTEM_METHOD(file_system_closed)
+{
+    static char *names[] = {"node_id", NULL};
+    uint64_t node;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:closed", names, binding_convert_u64, &node))
+        return NULL;
+    filesystem_closed(self->filesystem, node);
+    Py_RETURN_NONE;
+}
+
+static FILE_SYSTEM_METHOD(file_system_open_nodes)
+{
+    static char *names[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, ":open_nodes", names))
+        return NULL;
+    return PyLong_FromSize_t(filesystem_open_nodes(self->filesystem));
+}
+
 /* ---- the whole ----------------------------------------------------------------------------------------------- */
 
 static FILE_SYSTEM_METHOD(file_system_statfs)
@@ -385,10 +412,14 @@ static PyMethodDef file_system_methods[] = {
     METHOD("forget_snapshot", file_system_forget_snapshot,
            "($self, /, snapshot_id)\n--\n\nThe snapshot is deleted: its node ids answer ESTALE from now on."),
     METHOD("rolled_back", file_system_rolled_back,
-           "($self, /, volume_id)\n--\n\nStarts a new view; returns the node ids of the old one still held."),
+           "($self, /, volume_id)\n--\n\nStarts a new view; returns the node ids of the old one still held, "
+           "those that are open first."),
     METHOD("is_read_only_node", file_system_is_read_only_node,
            "($self, /, node_id)\n--\n\nWhether changes to the node answer an error."),
     METHOD("is_stale", file_system_is_stale, "($self, /, node_id)\n--\n\nWhether the node's tree is gone."),
+    METHOD("opened", file_system_opened, "($self, /, node_id)\n--\n\nOf a file or directory, by a front end."),
+    METHOD("closed", file_system_closed, "($self, /, node_id)\n--\n\nTakes back one opened()."),
+    METHOD("open_nodes", file_system_open_nodes, "($self, /)\n--\n\nHow many nodes are open."),
     METHOD("lookup", binding_lookup, "($self, /, parent, name)\n--\n\nRaises the lookup count by one."),
     METHOD("create", binding_create,
            "($self, /, parent, name, mode, uid, gid, rdev=0, target=None)\n--\n\nAn inode and its name."),

@@ -77,7 +77,7 @@ void filesystem_forget_snapshot(struct filesystem *filesystem, uint64_t snapshot
 /* Whether any view of it was made: only then can the kernel know its name. */
 bool filesystem_snapshot_is_viewed(struct filesystem *filesystem, uint64_t snapshot_id);
 /* The volume's content was replaced: a new view, and the old one stale. `nodes` (free() it) are the old view's node
- * ids with a lookup count above zero. */
+ * ids with a lookup count above zero, those that are open first. */
 int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, uint64_t **nodes, size_t *node_count);
 /* What is written to a volume from now on is compressed so, by one of the algorithms in compression.h (0: not at all).
  * Volume id 0: what is written to those for which nothing was said. Lasts as long as the mount. */
@@ -93,6 +93,12 @@ int filesystem_gather_start(struct filesystem *filesystem);
 void filesystem_gather_stop(struct filesystem *filesystem);
 /* Compresses now what is waiting for that. */
 void filesystem_gather(struct filesystem *filesystem);
+
+/* Of files and directories, by their front ends. Each call of the first that succeeds needs one of the second. */
+int filesystem_opened(struct filesystem *filesystem, uint64_t node);
+void filesystem_closed(struct filesystem *filesystem, uint64_t node);
+/* How many nodes of any tree are open. */
+size_t filesystem_open_nodes(struct filesystem *filesystem);
 
 /* Lowers the lookup count; an unlinked inode that comes to zero is removed with its space. */
 int filesystem_forget(struct filesystem *filesystem, uint64_t node, uint64_t count);

@@ -100,6 +100,7 @@ struct filesystem {
     struct map views;   /* number + 1 -> struct view * */
     struct map objects; /* object id -> struct view *, stale views not included */
     struct map lookups; /* node id -> count << 1 | unlinked */
+    struct map opens;   /* node id -> how often */
     size_t promised;    /* lookups that apply hooks may still insert */
     struct map compressions;      /* volume id -> algorithm << 8 | level */
     uint64_t compression_default; /* the same where none is set */
@@ -139,6 +140,8 @@ int place_transact_removal(const struct place *place, transaction_body body, voi
 /* A number that no inode of the place's tree has had since it was opened. -ENOSPC when they are used up. */
 int place_next_inode(const struct place *place, uint64_t *number);
 
+/* With the view mutex held: brings those that are open to the front. */
+void opens_first(const struct filesystem *filesystem, uint64_t *nodes, size_t count);
 /* Raises lookup counts by one each, all or none (-ENOMEM). May be called at the end of a READ body. */
 int lookups_raise(const struct place *place, const uint64_t *nodes, size_t count);
 /* Memory for one lookup that an apply hook will insert; given back when that did not happen. */

@@ -20,6 +20,19 @@ static int may_change(struct pump *pump, uint64_t node, uint32_t flags)
     return filesystem_may_open(pump->filesystem, node, wanted);
 }
 
+static int pump_opened(struct pump *pump, uint64_t node, uint32_t flags)
+{
+    int status = filesystem_opened(pump->filesystem, node);
+    if (status != 0)
+        return status;
+    status = pump_cache_opened(pump, node, flags);
+    if (status != 0)
+        filesystem_closed(pump->filesystem, node);
+    else
+        atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
+    return status;
+}
+
 PUMP_HANDLER(pump_open)
 {
     struct filesystem_attributes attributes;
@@ -42,11 +55,10 @@ PUMP_HANDLER(pump_open)
         if (status != 0)
             return pump_fail(answer, status);
     }
-    int status = pump_cache_opened(pump, node, in.flags);
+    int status = pump_opened(pump, node, in.flags);
     if (status != 0)
         return pump_fail(answer, status);
     struct fuse_open_out out = {.fh = node, .open_flags = OPEN_FLAGS};
-    atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
     return pump_succeed(answer, &out, sizeof out);
 }
 
@@ -55,6 +67,7 @@ PUMP_HANDLER(pump_release)
     struct fuse_release_in in;
     memcpy(&in, request->argument, sizeof in);
     pump_cache_released(pump, request->header.nodeid, in.flags);
+    filesystem_closed(pump->filesystem, request->header.nodeid);
     atomic_fetch_sub_explicit(&pump->open_files, 1, memory_order_relaxed);
     return pump_succeed(answer, NULL, 0);
 }
@@ -63,13 +76,12 @@ enum pump_outcome pump_answer_created(struct pump *pump, const struct filesystem
                                       struct pump_answer *answer)
 {
     struct pump_created out = {.open = {.fh = attributes->node, .open_flags = OPEN_FLAGS}};
-    int status = pump_cache_opened(pump, attributes->node, flags);
+    int status = pump_opened(pump, attributes->node, flags);
     if (status != 0) {
         (void)filesystem_forget(pump->filesystem, attributes->node, 1);
         return pump_fail(answer, status);
     }
     pump_entry(pump, attributes, &out.entry);
-    atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
     return pump_succeed(answer, &out, sizeof out);
 }
 

@@ -201,6 +201,7 @@ static int view_held_nodes(struct filesystem *filesystem, const struct view *vie
         if (node > FILESYSTEM_ROOT_INODE && node >> FILESYSTEM_VIEW_SHIFT == view->number)
             list[found++] = node;
     }
+    opens_first(filesystem, list, found);
     *nodes = list;
     *count = found;
     return 0;
@@ -555,4 +556,5 @@ void views_free(struct filesystem *filesystem)
     map_free(&filesystem->objects);
     map_free(&filesystem->compressions);
     map_free(&filesystem->lookups);
+    map_free(&filesystem->opens);
 }

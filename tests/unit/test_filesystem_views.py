@@ -118,6 +118,23 @@ def test_rollback(pool: Pool) -> None:
     assert pool.content(pool.file_system.lookup(root, b"g")[NODE]) == b"newer"
 
 
+def test_what_is_open_comes_first_after_a_rollback(pool: Pool) -> None:
+    nodes = [pool.create(f"f{number}".encode(), b"x") for number in range(100)]
+    snapshot = pool.store.snapshot(pool.volume_id, "s", sync=False)
+    for node in (nodes[70], nodes[30], nodes[70], nodes[99], nodes[5]):
+        pool.file_system.opened(node)
+    for node in (nodes[70], nodes[99]):
+        pool.file_system.closed(node)
+    assert pool.file_system.open_nodes() == 3
+    pool.store.rollback(pool.volume_id, snapshot.id, "guard")
+    held = pool.file_system.rolled_back(pool.volume_id)
+    assert set(held[:3]) == {nodes[70], nodes[30], nodes[5]} and sorted(held) == sorted(nodes)
+    for node in held[:3]:
+        pool.file_system.closed(node)
+    pool.file_system.closed(nodes[0])  # more than was opened: nothing happens
+    assert pool.file_system.open_nodes() == 0
+
+
 def test_rollback_finishes_the_orphans_of_the_snapshot(pool: Pool) -> None:
     node = pool.create(b"f", b"x" * 100_000)
     pool.file_system.unlink(ROOT_INODE, b"f")
