@@ -500,9 +500,9 @@ struct volume *volume_attach(struct store *store, uint64_t id, const char *name)
 
 static int volume_begin(struct store *store, const struct volume_arguments *arguments, struct snapshot *origin)
 {
-    /* Ids that are taken: only a forged journal gives them out again. */
-    if (volume_by_name(store, arguments->name) || volume_by_id(store, arguments->id) ||
-        chain_by_id(store, arguments->chain_id))
+    /* Ids that are taken, or none: only a forged journal gives them out. */
+    if (volume_by_name(store, arguments->name) || arguments->id == 0 || volume_by_id(store, arguments->id) ||
+        arguments->chain_id == 0 || chain_by_id(store, arguments->chain_id))
         return -EEXIST;
     struct chain *chain = chain_attach(store, arguments->chain_id, NULL, origin);
     if (!chain)

@@ -208,7 +208,7 @@ typedef int (*record_loader)(struct store *store, uint64_t id, const uint8_t *va
 static int volume_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
     char name[STORE_NAME_LENGTH_MAX + 1];
-    if (id >= store->next_object_id || length <= VOLUME_NAME ||
+    if (id == 0 || id >= store->next_object_id || volume_by_id(store, id) || length <= VOLUME_NAME ||
         !name_load(name, value + VOLUME_NAME, length - VOLUME_NAME) || volume_by_name(store, name))
         return -EUCLEAN;
     struct volume *volume = volume_attach(store, id, name);
@@ -224,7 +224,7 @@ static int volume_load(struct store *store, uint64_t id, const uint8_t *value, s
 
 static int chain_load(struct store *store, uint64_t id, const uint8_t *value, size_t length)
 {
-    if (id >= store->next_object_id || length != CHAIN_RECORD_LENGTH)
+    if (id == 0 || id >= store->next_object_id || chain_by_id(store, id) || length != CHAIN_RECORD_LENGTH)
         return -EUCLEAN;
     struct tree_root root;
     root_load(value + CHAIN_ROOT, &root);
