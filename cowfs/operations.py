@@ -108,7 +108,10 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns = mtime_ns
         entry.st_ctime_ns = ctime_ns
         entry.entry_timeout = CACHE_TIMEOUT_S if kept else 0
-        entry.attr_timeout = VIRTUAL_TIMEOUT_S if is_virtual(node) else CACHE_TIMEOUT_S
+        if is_virtual(node):
+            entry.attr_timeout = VIRTUAL_TIMEOUT_S
+        else:
+            entry.attr_timeout = 0 if self.filesystem.is_settling(node) else CACHE_TIMEOUT_S
         if self._honours_setuid and mode & 0o6000 and stat.S_ISREG(mode) and self.filesystem.is_read_only_node(node):
             entry.st_mode = mode & ~0o6000
         return entry

@@ -293,6 +293,11 @@ static FILE_SYSTEM_METHOD(file_system_open_nodes)
     return PyLong_FromSize_t(filesystem_open_nodes(self->filesystem));
 }
 
+static FILE_SYSTEM_METHOD(file_system_is_settling)
+{
+    return node_question(self, arguments, keywords, filesystem_is_settling);
+}
+
 /* ---- the whole ----------------------------------------------------------------------------------------------- */
 
 static FILE_SYSTEM_METHOD(file_system_statfs)
@@ -417,6 +422,8 @@ static PyMethodDef file_system_methods[] = {
     METHOD("is_read_only_node", file_system_is_read_only_node,
            "($self, /, node_id)\n--\n\nWhether changes to the node answer an error."),
     METHOD("is_stale", file_system_is_stale, "($self, /, node_id)\n--\n\nWhether the node's tree is gone."),
+    METHOD("is_settling", file_system_is_settling,
+           "($self, /, node_id)\n--\n\nWhether what it takes may change by itself: it is being compressed."),
     METHOD("opened", file_system_opened, "($self, /, node_id)\n--\n\nOf a file or directory, by a front end."),
     METHOD("closed", file_system_closed, "($self, /, node_id)\n--\n\nTakes back one opened()."),
     METHOD("open_nodes", file_system_open_nodes, "($self, /)\n--\n\nHow many nodes are open."),

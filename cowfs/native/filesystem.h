@@ -93,6 +93,8 @@ int filesystem_gather_start(struct filesystem *filesystem);
 void filesystem_gather_stop(struct filesystem *filesystem);
 /* Compresses now what is waiting for that. */
 void filesystem_gather(struct filesystem *filesystem);
+/* Whether the blocks of a file may be about to become fewer, or have just done so, without the kernel's doing. */
+bool filesystem_is_settling(struct filesystem *filesystem, uint64_t node);
 
 /* Of files and directories, by their front ends. Each call of the first that succeeds needs one of the second. */
 int filesystem_opened(struct filesystem *filesystem, uint64_t node);

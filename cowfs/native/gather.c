@@ -15,6 +15,8 @@
 #define NOTED_BYTES_MAX (UNIT_BYTES / 2)
 #define IDLE_NS 1000000000
 #define TICK_NS 250000000
+/* Attributes that were read before a file was compressed have reached the kernel after so long. */
+#define SETTLING_NS 100000000
 
 static int64_t clock_ns(clockid_t clock)
 {
@@ -66,6 +68,7 @@ void gather_note(struct filesystem *filesystem, uint64_t node, uint64_t offset, 
     struct gatherer *gatherer = &filesystem->gatherer;
     if (length == 0 || length >= NOTED_BYTES_MAX)
         return;
+    atomic_store_explicit(&gatherer->used, true, memory_order_relaxed);
     pthread_mutex_lock(&gatherer->mutex);
     uint32_t before = gatherer->count;
     struct gather_region *region = &gatherer->regions[node % GATHER_REGIONS];
@@ -105,6 +108,7 @@ static bool gather_next(struct filesystem *filesystem)
     struct gather_request request = gatherer->queue[gatherer->head];
     gatherer->head = (gatherer->head + 1) % GATHER_QUEUE;
     gatherer->count--;
+    gatherer->current = request.node;
     pthread_mutex_unlock(&gatherer->mutex);
     /* A failure leaves the file as it is; one of the medium is counted where it was met, and the file's readers and
      * writers are told. */
@@ -112,6 +116,8 @@ static bool gather_next(struct filesystem *filesystem)
         place.compression.algorithm != COMPRESSION_OFF && attempts_allowed(filesystem, &place))
         (void)rewrite_gather(&place, request.first, request.blocks);
     pthread_mutex_lock(&gatherer->mutex);
+    gatherer->current = 0;
+    gatherer->ended_ns = clock_ns(CLOCK_MONOTONIC_COARSE);
     return true;
 }
 
@@ -164,4 +170,18 @@ void filesystem_gather(struct filesystem *filesystem)
     for (uint32_t left = gatherer->count; left != 0 && gather_next(filesystem); left--)
         continue;
     pthread_mutex_unlock(&gatherer->mutex);
+}
+
+bool filesystem_is_settling(struct filesystem *filesystem, uint64_t node)
+{
+    struct gatherer *gatherer = &filesystem->gatherer;
+    if (!atomic_load_explicit(&gatherer->used, memory_order_relaxed))
+        return false;
+    pthread_mutex_lock(&gatherer->mutex);
+    bool settling = gatherer->current == node || gatherer->regions[node % GATHER_REGIONS].node == node ||
+                    clock_ns(CLOCK_MONOTONIC_COARSE) - gatherer->ended_ns < SETTLING_NS;
+    for (uint32_t at = 0; at < gatherer->count && !settling; at++)
+        settling = gatherer->queue[(gatherer->head + at) % GATHER_QUEUE].node == node;
+    pthread_mutex_unlock(&gatherer->mutex);
+    return settling;
 }

@@ -88,6 +88,9 @@ struct gatherer {
     struct gather_request queue[GATHER_QUEUE];
     uint32_t head;
     uint32_t count;
+    uint64_t current;          /* node that is being compressed, or 0 */
+    atomic_bool used;          /* something was noted since the start */
+    int64_t ended_ns;          /* when the last was compressed */
 };
 
 struct filesystem {

@@ -36,12 +36,18 @@ void pump_attributes(struct pump *pump, const struct filesystem_attributes *attr
     };
 }
 
+uint64_t pump_valid_s(struct pump *pump, uint64_t node)
+{
+    return filesystem_is_settling(pump->filesystem, node) ? 0 : PUMP_VALID_S;
+}
+
 enum pump_outcome pump_answer_attributes(struct pump *pump, int status, const struct filesystem_attributes *attributes,
                                          struct pump_answer *answer)
 {
-    struct fuse_attr_out out = {.attr_valid = PUMP_VALID_S};
+    struct fuse_attr_out out = {0};
     if (status != 0)
         return pump_fail(answer, status);
+    out.attr_valid = pump_valid_s(pump, attributes->node);
     pump_attributes(pump, attributes, &out.attr);
     return pump_succeed(answer, &out, sizeof out);
 }
@@ -79,13 +85,14 @@ void pump_statx_fill(const struct fuse_attr *plain, struct pump_statx *out)
 PUMP_HANDLER(pump_statx)
 {
     struct filesystem_attributes attributes;
-    struct pump_statx_out out = {.attr_valid = PUMP_VALID_S};
+    struct pump_statx_out out = {0};
     struct fuse_attr plain;
     if (pump_is_virtual(request->header.nodeid))
         return PUMP_FORWARD;
     int status = filesystem_getattr(pump->filesystem, request->header.nodeid, &attributes);
     if (status != 0)
         return pump_fail(answer, status);
+    out.attr_valid = pump_valid_s(pump, attributes.node);
     pump_attributes(pump, &attributes, &plain);
     pump_statx_fill(&plain, &out.stat);
     out.stat.mask |= STATX_BTIME;

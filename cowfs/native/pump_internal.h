@@ -111,6 +111,8 @@ int pump_new_name_check(const struct pump *pump, uint64_t parent, struct filesys
 enum pump_outcome pump_fail(struct pump_answer *answer, int error);
 enum pump_outcome pump_succeed(struct pump_answer *answer, const void *bytes, size_t length);
 void pump_attributes(struct pump *pump, const struct filesystem_attributes *attributes, struct fuse_attr *out);
+/* For how long the kernel may keep attributes. */
+uint64_t pump_valid_s(struct pump *pump, uint64_t node);
 enum pump_outcome pump_answer_attributes(struct pump *pump, int status, const struct filesystem_attributes *attributes,
                                          struct pump_answer *answer);
 /* Without a time of birth. */

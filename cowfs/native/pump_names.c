@@ -13,7 +13,7 @@ enum { DOT_COOKIE = 1, DOT_DOT_COOKIE = 2 };
 void pump_entry(struct pump *pump, const struct filesystem_attributes *attributes, struct fuse_entry_out *out)
 {
     *out = (struct fuse_entry_out){
-        .nodeid = attributes->node, .entry_valid = PUMP_VALID_S, .attr_valid = PUMP_VALID_S};
+        .nodeid = attributes->node, .entry_valid = PUMP_VALID_S, .attr_valid = pump_valid_s(pump, attributes->node)};
     pump_attributes(pump, attributes, &out->attr);
 }
 
