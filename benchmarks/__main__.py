@@ -35,7 +35,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     scale.add_argument("--quick", dest="scale", action="store_const", const="quick", help="in five minutes (default)")
     scale.add_argument("--full", dest="scale", action="store_const", const="full", help="everything, in hours")
     scale.add_argument("--medium", dest="scale", action="store_const", const="medium", help="everything, smaller, "
-                       "the slow groups once, in at most 40 minutes")  # fmt: skip
+                       "the slow groups once, in at most 60 minutes")  # fmt: skip
     scale.add_argument("--smoke", dest="scale", action="store_const", const="smoke",
                        help="everything, so small that the figures mean nothing")  # fmt: skip
     parser.add_argument("--peers", help=f"names, separated by commas, of: {', '.join(PEERS)}")
