@@ -45,13 +45,15 @@ _IMPLIED = {"user": ("noexec", "nosuid", "nodev"), "users": ("noexec", "nosuid",
 
 _URING = ("auto", "on", "off")
 _CACHE = ("through", "back")
+_AWAKE = ("auto", "on", "off")
 
 
 class MountOptions(NamedTuple):
     """Whatever a mount was asked for. 0 means default. `pump`: requests are answered by the loop in C where it can;
-    `uring`: whether they come over io_uring, "auto" where the kernel has it switched on; `awake`: CPUs that
-    make requests over io_uring do not halt in between; `cache_back`: writes may wait in the kernel's cache, which takes
-    the pump; `compression`: in place of what the volumes have as their property."""
+    `uring`: whether they come over io_uring, "auto" where the kernel has it switched on; `awake`: whether CPUs poll
+    instead of halting while requests follow one another closely, "auto" on virtual machines; `cache_back`: writes may
+    wait in the kernel's cache, which takes the pump; `compression`: in place of what the volumes have as their
+    property."""
 
     flags: int = MS_NOSUID | MS_NODEV
     volume: str = DEFAULT_VOLUME
@@ -60,7 +62,7 @@ class MountOptions(NamedTuple):
     cache_bytes_max: int = 0
     pump: bool = True
     uring: str = "auto"
-    awake: bool = True
+    awake: str = "auto"
     cache_back: bool = False
     compression: Compression | None = None
 
@@ -106,8 +108,8 @@ def parse_options(texts: list[str], *, sloppy: bool = False) -> MountOptions:
             options = options._replace(cache_bytes_max=_number(name, value, 8, 1 << 20) << 20)
         elif word in ("pump", "nopump"):
             options = options._replace(pump=word == "pump")
-        elif word in ("awake", "noawake"):
-            options = options._replace(awake=word == "awake")
+        elif name == "awake":
+            options = options._replace(awake=_choice(name, value, _AWAKE))
         elif name == "uring":
             options = options._replace(uring=_choice(name, value, _URING))
         elif name == "cache":

@@ -62,6 +62,15 @@ static int greet(int descriptor, int wants_uring) {
     return writev(descriptor, parts, 2) < 0 ? -errno : 0;
 }
 
+/* As long as this process runs idle CPUs poll instead of halting, as cowfs lets them. */
+static void keep_cpus_awake(void) {
+    const int32_t none_us = 0;
+    int descriptor = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0 || write(descriptor, &none_us, sizeof none_us) != (ssize_t)sizeof none_us) {
+        fprintf(stderr, "ceiling: CPUs may halt in between: %s\n", strerror(errno));
+    }
+}
+
 int main(int count, char **words) {
     int wants_uring = count == 3 && strcmp(words[1], "uring") == 0;
     if (count != 3 || (!wants_uring && strcmp(words[1], "device") != 0)) {
@@ -69,6 +78,7 @@ int main(int count, char **words) {
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
+    keep_cpus_awake();
     int descriptor = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     int error = descriptor < 0 ? -errno : memory_start();
     if (!error) {

@@ -7,19 +7,16 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     COMMAND_REGISTER = 1,
     COMMAND_COMMIT_AND_FETCH = 2,
     ENTRIES_PER_QUEUE = 16,
-    AWAKE_NS = 1000000,
 };
 
 struct entry_state {
@@ -53,17 +50,10 @@ struct entry {
 struct queue {
     struct io_uring ring;
     struct entry *entries;
-    pthread_t thread, awake;
+    pthread_t thread;
     int descriptor;
     uint16_t cpu;
-    atomic_uint_fast64_t last_ns; /* when a request came last */
 };
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static int submit(struct queue *queue, struct entry *entry, uint32_t operation, uint64_t commit_id) {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&queue->ring);
@@ -130,7 +120,6 @@ static int serve_ring(struct queue *queue) {
         if (error < 0 && error != -EINTR) {
             return error;
         }
-        atomic_store_explicit(&queue->last_ns, now_ns(), memory_order_relaxed);
         struct io_uring_cqe *cqe;
         unsigned position, seen = 0;
         io_uring_for_each_cqe(&queue->ring, position, cqe) {
@@ -178,25 +167,6 @@ static void *run_queue(void *argument) {
     return NULL;
 }
 
-/* Keeps the CPU from halting for a moment after a request, as cowfs does: with time that nobody else wants. */
-static void *keep_awake(void *argument) {
-    struct queue *queue = argument;
-    struct sched_param parameters = {0};
-    cpu_set_t only;
-    CPU_ZERO(&only);
-    CPU_SET(queue->cpu, &only);
-    if (sched_setaffinity(0, sizeof only, &only) < 0 || sched_setscheduler(0, SCHED_IDLE, &parameters) < 0) {
-        return NULL;
-    }
-    for (;;) {
-        while (now_ns() - atomic_load_explicit(&queue->last_ns, memory_order_relaxed) < AWAKE_NS) {
-            sched_yield();
-        }
-        usleep(200);
-    }
-    return NULL;
-}
-
 int serve_uring(int descriptor) {
     long cpu_count = sysconf(_SC_NPROCESSORS_CONF);
     int result = -ENOMEM;
@@ -208,9 +178,6 @@ int serve_uring(int descriptor) {
         queues[i].descriptor = descriptor;
         queues[i].cpu = (uint16_t)i;
         result = -pthread_create(&queues[i].thread, NULL, run_queue, &queues[i]);
-        if (!result && cpu_count > 1) {
-            result = -pthread_create(&queues[i].awake, NULL, keep_awake, &queues[i]);
-        }
         if (result) {
             return result; /* the process ends, and with it what was started */
         }

@@ -9,8 +9,8 @@ options (-o, separated by commas):
   pump, nopump        answer requests by the loop in C where it can (the default), or all of them in Python
   uring=auto          requests come over io_uring where the kernel has it switched on ('cowfs uring status');
                       uring=on: not mounted without; uring=off: over /dev/fuse
-  awake, noawake      with io_uring, CPUs that have just made requests spin for up to 1 ms instead of halting
-                      (the default), or do not
+  awake=auto          on virtual machines idle CPUs poll instead of halting while requests follow one another
+                      closely; awake=on: everywhere; awake=off: never
   cache=through       every write reaches the daemon before it returns, and is in the next snapshot; cache=back: writes
                       may wait in the kernel's cache, which gathers small ones: quicker; each snapshot fetches them
                       first

@@ -212,6 +212,8 @@ int pump_start(struct pump *pump)
     int error = pump->cache != NULL ? pump_cache_start(pump) : 0;
     if (error == 0)
         error = pump_forward_start(pump);
+    if (error == 0 && pump->options.awake)
+        error = pump_awake_start(pump, &pump->awake);
     if (error == 0)
         error = pump_device_start(pump);
     if (error == 0 && pump->uring != NULL)
@@ -229,6 +231,8 @@ void pump_stop(struct pump *pump)
         ;
     if (pump->uring != NULL)
         pump_uring_stop(pump->uring);
+    if (pump->awake != NULL)
+        pump_awake_stop(pump->awake);
     for (size_t at = 0; at < pump->thread_count; at++)
         pthread_join(pump->threads[at], NULL);
     pump->thread_count = 0;
@@ -245,6 +249,8 @@ void pump_destroy(struct pump *pump)
     pump_cache_destroy(pump);
     if (pump->uring != NULL)
         pump_uring_destroy(pump->uring);
+    if (pump->awake != NULL)
+        pump_awake_destroy(pump->awake);
     for (size_t at = 0; at < pump->counters_count; at++)
         free(pump->counters[at]);
     free(pump->counters);

@@ -16,7 +16,7 @@ struct pump_options {
     int device;           /* /dev/fuse, mounted; the caller closes it after pump_stop() */
     int forward;          /* SOCK_SEQPACKET: one end of a pair */
     bool uring;           /* wanted; it is used when the kernel offers it */
-    bool awake;           /* with io_uring and several CPUs: those that make requests do not halt in between */
+    bool awake;           /* CPUs do not halt while requests follow one another closely, if this process may ask */
     bool writeback;       /* the kernel keeps dirty pages: `mountpoint` is needed, and CAP_DAC_READ_SEARCH */
     bool honours_setuid;  /* the mount does: setuid bits of read-only trees are hidden */
     uint32_t threads;     /* on /dev/fuse, at least 1 */

@@ -20,15 +20,13 @@
 /* Beside io_uring this descriptor brings forgets: nobody waits for them, and a pause lets the kernel hand over many at
  * once instead of waking a thread for each. */
 #define FORGET_PAUSE_MS 1
-/* How much the last gap between requests weighs in the smoothed one. */
-#define GAP_SMOOTHING 8u
 
 struct device_thread {
     struct pump *pump;
     struct pump_counters *counters;
     uint8_t *message; /* PUMP_MESSAGE_LENGTH_MAX */
     uint8_t *answer;  /* PUMP_PAYLOAD_LENGTH_MAX */
-    uint64_t gap_ns, last_ns;
+    struct pump_gap gap;
     int ready; /* an epoll of the device and the pump's stop: a request wakes one thread, not all */
 };
 
@@ -50,7 +48,7 @@ static int handle(struct device_thread *thread, size_t length)
     struct pump *pump = thread->pump;
     struct pump_request request;
     struct pump_answer answer = {.bytes = thread->answer, .room = PUMP_PAYLOAD_LENGTH_MAX};
-    uint64_t started_ns = thread->last_ns;
+    uint64_t started_ns = thread->gap.last_ns;
     if (length < sizeof request.header)
         return -EPROTO;
     memcpy(&request.header, thread->message, sizeof request.header);
@@ -81,10 +79,10 @@ static int wait_for_request(struct device_thread *thread)
 {
     struct pump *pump = thread->pump;
     struct epoll_event event;
-    bool polls = thread->gap_ns < POLL_NS && pump->uring == NULL && !atomic_exchange(&pump->polling, true);
+    bool polls = thread->gap.smoothed_ns < POLL_NS && pump->uring == NULL && !atomic_exchange(&pump->polling, true);
     if (polls) {
         int count = 0;
-        while (count == 0 && pump_now_ns() - thread->last_ns < POLL_NS)
+        while (count == 0 && pump_now_ns() - thread->gap.last_ns < POLL_NS)
             count = epoll_wait(thread->ready, &event, 1, 0);
         atomic_store(&pump->polling, false);
         if (count > 0)
@@ -116,11 +114,9 @@ static int serve(struct device_thread *thread)
     while (result > 0) {
         ssize_t length = read(thread->pump->options.device, thread->message, PUMP_MESSAGE_LENGTH_MAX);
         if (length >= 0) {
-            uint64_t now_ns = pump_now_ns();
-            uint64_t gap_ns = now_ns - thread->last_ns;
-            gap_ns = gap_ns < 16 * POLL_NS ? gap_ns : 16 * POLL_NS;
-            thread->gap_ns = thread->gap_ns - thread->gap_ns / GAP_SMOOTHING + gap_ns / GAP_SMOOTHING;
-            thread->last_ns = now_ns;
+            pump_gap_note(&thread->gap, pump_now_ns());
+            if (thread->pump->awake != NULL)
+                pump_awake_note(thread->pump->awake, &thread->gap);
             int error = handle(thread, (size_t)length);
             result = error != 0 ? error : 1;
             if (result > 0 && thread->pump->uring != NULL && is_forget(thread, (size_t)length))
@@ -150,7 +146,7 @@ static int make_ready(struct device_thread *thread)
 static void *serve_device(void *argument)
 {
     struct pump *pump = argument;
-    struct device_thread thread = {.pump = pump, .gap_ns = 16 * POLL_NS, .ready = -1};
+    struct device_thread thread = {.pump = pump, .gap = {.smoothed_ns = PUMP_GAP_MAX_NS}, .ready = -1};
     thread.counters = pump_counters_create(pump);
     thread.message = malloc(PUMP_MESSAGE_LENGTH_MAX);
     thread.answer = malloc(PUMP_PAYLOAD_LENGTH_MAX);

@@ -210,11 +210,26 @@ void pump_entry_commit(struct pump_entry *entry, bool *done);
 void pump_entry_handle(struct pump_entry *entry);
 void pump_entry_count(const struct pump_entry *entry, struct pump_counters *counters);
 
+/* Between the requests that one thread answers. */
+struct pump_gap {
+    uint64_t last_ns, smoothed_ns;
+};
+#define PUMP_GAP_MAX_NS 5000000u
+/* How much the last one weighs in the smoothed one. */
+#define PUMP_GAP_SMOOTHING 8u
+static inline void pump_gap_note(struct pump_gap *gap, uint64_t now_ns)
+{
+    uint64_t length_ns = now_ns - gap->last_ns;
+    length_ns = length_ns < PUMP_GAP_MAX_NS ? length_ns : PUMP_GAP_MAX_NS;
+    gap->smoothed_ns = gap->smoothed_ns - gap->smoothed_ns / PUMP_GAP_SMOOTHING + length_ns / PUMP_GAP_SMOOTHING;
+    gap->last_ns = now_ns;
+}
+
 struct pump_awake;
 /* On failure too, *out may have to be destroyed. */
-int pump_awake_start(struct pump *pump, uint16_t cpu, struct pump_awake **out);
-/* By the thread that answers the CPU's requests, for each. */
-void pump_awake_note(struct pump_awake *awake, uint64_t now_ns);
+int pump_awake_start(struct pump *pump, struct pump_awake **out);
+/* For each request, after it was noted in the gap of its thread. */
+void pump_awake_note(struct pump_awake *awake, const struct pump_gap *gap);
 void pump_awake_stop(struct pump_awake *awake);
 void pump_awake_destroy(struct pump_awake *awake);
 
@@ -242,6 +257,7 @@ struct pump {
     atomic_int_fast64_t open_files;
     atomic_uint_fast64_t commit_ns; /* what an fsync takes, smoothed */
     struct pump_uring *uring;       /* NULL: /dev/fuse alone */
+    struct pump_awake *awake;       /* NULL: CPUs may halt at any time */
     struct pump_cache *cache;       /* NULL: a write has arrived when write(2) returns */
 
     pthread_t *threads;

@@ -58,7 +58,7 @@ struct queue {
     int wake_descriptor; /* an eventfd that the ring reads */
     uint64_t wake_count;
     struct pump_entry *commits;
-    struct pump_awake *awake;
+    struct pump_gap gap;
 };
 
 struct pump_uring {
@@ -190,8 +190,9 @@ static int handle(struct queue *queue, struct pump_entry *entry)
     memcpy(&request->header, entry->header.in_out, sizeof request->header);
     entry->commit_id = entry->header.state.commit_id;
     entry->started_ns = pump_now_ns();
-    if (queue->awake != NULL)
-        pump_awake_note(queue->awake, entry->started_ns);
+    pump_gap_note(&queue->gap, entry->started_ns);
+    if (pump->awake != NULL)
+        pump_awake_note(pump->awake, &queue->gap);
     uint32_t length = entry->header.state.payload_length;
     request->argument = (const uint8_t *)entry->header.argument;
     request->payload = entry->parts[1].iov_base;
@@ -387,6 +388,7 @@ static int make_queue(struct pump_uring *uring, uint16_t cpu, uint32_t entry_cou
     struct queue *queue = &uring->queues[cpu];
     queue->pump = uring->pump;
     queue->cpu = cpu;
+    queue->gap.smoothed_ns = PUMP_GAP_MAX_NS;
     queue->entry_count = entry_count;
     queue->wake_descriptor = eventfd(0, EFD_CLOEXEC);
     if (queue->wake_descriptor < 0)
@@ -455,9 +457,6 @@ uint32_t pump_uring_entry_count(const struct pump_uring *uring)
 int pump_uring_start(struct pump_uring *uring)
 {
     int error = pump_workers_start(uring->pump, &uring->workers);
-    bool awake = uring->pump->options.awake && uring->queue_count > 1;
-    for (uint32_t at = 0; awake && error == 0 && at < uring->queue_count; at++)
-        error = pump_awake_start(uring->pump, uring->queues[at].cpu, &uring->queues[at].awake);
     for (uint32_t at = 0; error == 0 && at < uring->queue_count; at++)
         error = pump_thread_start(uring->pump, serve_queue, &uring->queues[at]);
     return error;
@@ -467,9 +466,6 @@ void pump_uring_stop(struct pump_uring *uring)
 {
     if (uring->workers != NULL)
         pump_workers_stop(uring->workers);
-    for (uint32_t at = 0; at < uring->queue_count; at++)
-        if (uring->queues[at].awake != NULL)
-            pump_awake_stop(uring->queues[at].awake);
 }
 
 void pump_uring_destroy(struct pump_uring *uring)
@@ -481,8 +477,6 @@ void pump_uring_destroy(struct pump_uring *uring)
         if (queue->payloads != NULL)
             munmap(queue->payloads, (size_t)queue->entry_count * PUMP_PAYLOAD_LENGTH_MAX);
         free(queue->entries);
-        if (queue->awake != NULL)
-            pump_awake_destroy(queue->awake);
         if (queue->wake_descriptor >= 0)
             close(queue->wake_descriptor);
     }

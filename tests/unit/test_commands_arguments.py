@@ -211,7 +211,9 @@ def test_mount_options() -> None:
 def test_mount_options_of_the_way_to_the_kernel() -> None:
     default = parse_options([])
     assert (default.pump, default.uring, default.cache_back) == (True, "auto", False)
-    assert default.awake and not parse_options(["noawake"]).awake and parse_options(["noawake,awake"]) == default
+    assert default.awake == "auto" and parse_options(["awake=on,awake=off"]).awake == "off"
+    with pytest.raises(CowfsError, match="awake=on"):
+        parse_options(["awake"])
     options = parse_options(["nopump,uring=off", "cache=through"])
     assert (options.pump, options.uring, options.cache_back) == (False, "off", False)
     assert parse_options(["cache=back"]).cache_back
