@@ -15,7 +15,7 @@ FORMS: list[list[object]] = [
     ["bounded", "--length", 1],
     ["bounded", "--length", 2, "--step", 7],
     ["rot", "--seeds", 300],
-    ["random", "--seeds", 100, "--choices", 8],
+    ["random", "--seeds", 300, "--choices", 8],
 ]
 MUTANTS_DRAWN = 6
 
