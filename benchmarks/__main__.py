@@ -4,6 +4,7 @@ Every trial is written to trials.jsonl.gz in the output folder; report.md and pl
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -44,7 +45,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--media", help=f"of: {', '.join(MEDIA)} (full: both; others: memory)")
     parser.add_argument("--minutes", type=float, help="nothing is begun that would probably end later")
-    parser.add_argument("--repetitions", type=int, help="how often each job is measured")
+    parser.add_argument("--repetitions", type=int, help="how often each job is measured, the slow ones too")
     parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="where the results go (full and "
                         "medium: benchmarks/results/DATE, others: build/benchmarks/SCALE)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of everything that is random here (1)")
@@ -133,6 +134,8 @@ def check_media(media: list[str], scale: Scale) -> None:
 
 def measure(options: argparse.Namespace, folder: pathlib.Path, media: list[str], surroundings: Surroundings) -> int:
     scale = SCALES[options.scale]
+    if options.repetitions:
+        scale = dataclasses.replace(scale, slow_repetitions=options.repetitions)
     groups = groups_of(scale, options.jobs)
     if not groups:
         raise SystemExit(f"benchmarks: no job is called anything like {options.jobs}")
