@@ -21,8 +21,8 @@ METADATA_COPIES = {"single": 1, "dup": 2}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mkfs.cowfs", description=__doc__, epilog=EXIT_CODE_HELP,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="mkfs.cowfs", usage="%(prog)s [options] POOL", description=__doc__,
+                                     epilog=EXIT_CODE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pool", metavar="POOL", help="the file or block device")
     parser.add_argument("-L", "--label", default="", help="a name for the pool, up to 63 bytes")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite whatever the target holds")

@@ -6,20 +6,11 @@ handles, which answer ESTALE from then on.
 
 import argparse
 
-from cowfs.client import connect
-from cowfs.commands.flush import flush_mappings
-from cowfs.commands.output import add_json, print_result
-from cowfs.errors import ExitCode
+from cowfs.client import Client
+from cowfs.commands.undo import add_arguments, step
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="a path on the mount")
-    add_json(parser)
+__all__ = ["add_arguments", "run"]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with connect(arguments.directory) as client:
-        flush_mappings(client.mountpoint)
-        result = client.redo()
-    print_result(arguments, result, f"back to {result['snapshot']}")
-    return ExitCode.OK
+    return step(arguments, Client.redo)

@@ -5,8 +5,10 @@ guard snapshot. 'cowfs log' shows what there is to undo. Files that are open kee
 """
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
-from cowfs.client import connect
+from cowfs.client import Client, connect
 from cowfs.commands.flush import flush_mappings
 from cowfs.commands.output import add_json, print_result
 from cowfs.errors import ExitCode
@@ -17,9 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def step(arguments: argparse.Namespace, take: Callable[[Client], dict[str, Any]]) -> int:
+    """One step through the volume's rollbacks, in either direction."""
     with connect(arguments.directory) as client:
         flush_mappings(client.mountpoint)
-        result = client.undo()
+        result = take(client)
     print_result(arguments, result, f"back to {result['snapshot']}")
     return ExitCode.OK
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return step(arguments, Client.undo)

@@ -31,7 +31,7 @@ def fails(name: str, *arguments: object, code: int | set[int], says: str) -> Non
     assert result.returncode in (code if isinstance(code, set) else {code}), (result.returncode, result.stderr)
     assert "Traceback" not in result.stderr
     assert any(word in result.stderr.lower() for word in says.split("|")), result.stderr
-    assert len(result.stderr.strip().splitlines()) <= 6, "a message, with the usage perhaps, not a log"
+    assert len(result.stderr.strip().splitlines()) <= 4, "a message, not a log"
 
 
 @pytest.fixture
