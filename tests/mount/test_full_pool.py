@@ -135,13 +135,14 @@ def test_recovery_is_bounded_by_the_journal(new_pool: Callable[..., Pool]) -> No
     """Killed with much in the journal: small changes, of which the most fit. At half of it a checkpoint begins."""
     pool = new_pool(size_bytes=1024 * MIB).make()
     mount = pool.mount()
-    deadline = time.monotonic() + 5
-    number = 0
-    while time.monotonic() < deadline:
-        (mount.directory / f"file {number}").write_bytes(b"%d" % number * 40)
-        number += 1
-    run("cowfs", "sync", mount.directory)
-    statistics = run_json("cowfs", "status", mount.directory)["statistics"]
+    least_s = time.monotonic() + 5
+    number = used_bytes = 0
+    while used_bytes <= MIB or time.monotonic() < least_s:
+        for number in range(number + 1, number + 501):
+            (mount.directory / f"file {number}").write_bytes(b"%d" % number * 40)
+        run("cowfs", "sync", mount.directory)
+        statistics = run_json("cowfs", "status", mount.directory)["statistics"]
+        used_bytes = statistics["journal_used_bytes"]
     mount.kill_daemon()
     began = time.monotonic()
     again = pool.mount(directory=mount.directory)
@@ -153,4 +154,4 @@ def test_recovery_is_bounded_by_the_journal(new_pool: Callable[..., Pool]) -> No
     assert statistics["journal_used_bytes"] > MIB
     assert took_s < RECOVERY_S_MAX
     assert len(os.listdir(again.directory)) == number
-    assert (again.directory / f"file {number - 1}").read_bytes() == b"%d" % (number - 1) * 40
+    assert (again.directory / f"file {number}").read_bytes() == b"%d" % number * 40

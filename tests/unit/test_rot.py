@@ -331,14 +331,16 @@ def test_scrub_beside_changes_finds_nothing() -> None:
     threads = [threading.Thread(target=change, args=(seed,)) for seed in range(3)]
     for thread in threads:
         thread.start()
-    rounds, deadline = 0, time.monotonic() + 1.5
-    while not failures and time.monotonic() < deadline:
-        figures, damage = scrub(store)
-        assert damage == [] and figures["damaged"] == 0
-        rounds += 1
-    stop.set()
-    for thread in threads:
-        thread.join()
+    rounds, least_s = 0, time.monotonic() + 1.5
+    try:
+        while not failures and (rounds < 3 or time.monotonic() < least_s):
+            figures, damage = scrub(store)
+            assert damage == [] and figures["damaged"] == 0
+            rounds += 1
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert failures == [] and rounds >= 3
     assert store.damages() == ([], 0)
     assert store.check(read_data=True) == []
