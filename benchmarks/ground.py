@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import re
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ BLOCK_SIZE_BYTES = 4096
 SECTOR_SIZE_BYTES = 512
 # What holds the labels and superblocks of every peer, at both ends.
 WIPED_BYTES = 8 * MIB
+# What is left for everybody else when an image is taken into memory.
+IMAGE_SPARE_BYTES = 1024 * MIB
 
 # linux/loop.h
 LOOP_CTL_GET_FREE = 0x4C82
@@ -91,6 +94,8 @@ class Disk:
     def image(self) -> int:
         """Copies what has reached the device by now, which is what a power failure would leave, into memory; the
         descriptor of the copy is the caller's to close."""
+        if self.size_bytes + IMAGE_SPARE_BYTES > available_bytes():
+            raise OSError(errno.ENOMEM, f"a copy of the device, {self.size_bytes // MIB:,} MiB, does not fit in memory")
         copy = os.memfd_create("image", os.MFD_CLOEXEC)
         try:
             _copy(self._backing, copy, self.size_bytes)
@@ -111,6 +116,12 @@ class Disk:
             fcntl.ioctl(self._descriptor, LOOP_CLR_FD)
         os.close(self._descriptor)
         os.close(self._backing)
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
 
 
 def _copy(source: int, target: int, size_bytes: int) -> None:

@@ -53,6 +53,9 @@ class Scale:
     """Of the groups that take minutes each."""
 
 
+WRITES_THROUGHOUT = ("sequential_write_1m", "sequential_write_4k", "random_write", "fsync")
+"""All but the one that is about compression."""
+
 SCALES = {
     scale.name: scale
     for scale in (
@@ -98,14 +101,14 @@ SCALES = {
             tree_files_max=800,
             snapshot_seconds=0.5,
             repetitions=5,
-            snapshots_present=(10, 1_000, 10_000),
-            snapshot_fill_seconds=10,
-            growth_file_counts=(0, 10_000),
+            snapshots_present=(10, 1_000, 100_000),
+            snapshot_fill_seconds=15,
+            growth_file_counts=(0, 10_000, 100_000),
             pool_sizes_bytes=(1 << 30, 4 << 30, 16 << 30),
             quiet_wait_seconds=5,
             attempts=2,
             time_limit_seconds=60 * 60,
-            throughput_writes=("sequential_write_1m", "random_write_4k", "random_write_direct_16", "fsync_1"),
+            throughput_writes=WRITES_THROUGHOUT,
         ),
         Scale(
             name="full",
@@ -122,6 +125,7 @@ SCALES = {
             pool_sizes_bytes=(1 << 30, 4 << 30, 16 << 30, 64 << 30),
             quiet_wait_seconds=30,
             attempts=3,
+            throughput_writes=WRITES_THROUGHOUT,
             slow_repetitions=5,
         ),
     )

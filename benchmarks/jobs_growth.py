@@ -1,14 +1,14 @@
-"""What grows: mount time, recovery time and memory, against the size of the pool and the number of files."""
+"""What grows: mount time, recovery time and memory, against the size of the pool and the number of files. The same
+against the number of snapshots stands with the jobs that have many of them."""
 
 import os
 from collections.abc import Callable
 
 from benchmarks.jobs import Context, Group, Job, Outcome, Scale
-from benchmarks.jobs_snapshots import RandomWriter
+from benchmarks.jobs_snapshots import crash_at_work
 from benchmarks.peers.base import DISK
 
 FILES_PER_DIRECTORY = 1000
-UNSYNCED_FILES = 200
 
 
 def with_memory(context: Context, figures: dict[str, float]) -> Outcome:
@@ -40,17 +40,7 @@ def mount(context: Context) -> Outcome:
 
 
 def recovery(context: Context) -> Outcome:
-    """After durable and not yet durable work."""
-    with RandomWriter(context) as writer:
-        for _ in range(50):
-            writer.write(4)
-            os.fsync(writer.descriptor)
-        folder = context.directory / "unsynced"
-        folder.mkdir(exist_ok=True)
-        for number in range(UNSYNCED_FILES):
-            (folder / f"file-{context.random.randrange(1 << 40)}-{number}").touch()
-        writer.write(100)
-    return with_memory(context, {"seconds": context.crash()})
+    return with_memory(context, {"seconds": crash_at_work(context)})
 
 
 def files_jobs(count: int) -> tuple[Job, ...]:
@@ -68,7 +58,12 @@ def growth_groups(scale: Scale) -> tuple[Group, ...]:
     groups = [Group("growth_files", "Growth: files", files, is_slow=True)]
     for size_bytes in scale.pool_sizes_bytes:
         gib = size_bytes >> 30
-        job = Job(f"mount_{gib}_gib", f"mounting a pool of {gib} GiB", "seconds", "s", mount, lower_is_better=True,
-                  needs=frozenset({DISK}))  # fmt: skip
-        groups.append(Group(f"growth_{gib}_gib", "Growth: pool size", (job,), disk_bytes=size_bytes, is_slow=True))
+        jobs = tuple(
+            Job(f"{what}_{gib}_gib", f"{title} a pool of {gib} GiB", "seconds", "s", run, lower_is_better=True,
+                needs=frozenset({DISK}))
+            for what, title, run in (
+                ("mount", "mounting", mount), ("recovery", "recovery after kill -9 of", recovery)
+            )
+        )  # fmt: skip
+        groups.append(Group(f"growth_{gib}_gib", "Growth: pool size", jobs, disk_bytes=size_bytes, is_slow=True))
     return tuple(groups)

@@ -30,6 +30,7 @@ SAMPLES = 100
 CLONE_SAMPLES = 20
 SPACE_SNAPSHOTS = 50
 SPACE_WRITES = 16
+UNSYNCED_FILES = 200
 
 
 class RandomWriter:
@@ -56,6 +57,20 @@ class RandomWriter:
         for _ in range(count):
             os.pwrite(self.descriptor, self.content, self.random.randrange(self.blocks) * BLOCK_BYTES)
         self.written_bytes += count * BLOCK_BYTES
+
+
+def crash_at_work(context: Context) -> float:
+    """Durable and not yet durable work, then kill -9 or power failure: seconds that mounting again took."""
+    with RandomWriter(context) as writer:
+        for _ in range(50):
+            writer.write(4)
+            os.fsync(writer.descriptor)
+        folder = context.directory / "unsynced"
+        folder.mkdir(exist_ok=True)
+        for number in range(UNSYNCED_FILES):
+            (folder / f"file-{context.random.randrange(1 << 40)}-{number}").touch()
+        writer.write(100)
+    return context.crash()
 
 
 def names_of(context: Context, prefix: str) -> Iterator[str]:
@@ -223,6 +238,7 @@ def present_job(present: int) -> Job:
         if (memory := context.volume.memory_bytes()) is not None:
             outcome.figures["memory_mib"] = memory / (1 << 20)
         outcome.figures["mount_seconds"] = context.remount()
+        outcome.figures["recovery_seconds"] = crash_at_work(context)
         return outcome
 
     return Job(

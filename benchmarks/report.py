@@ -212,7 +212,8 @@ def figure_table(results: Results, medium: str, figure: str) -> str | None:
 def secondary_table(results: Results, medium: str) -> str | None:
     """Figures of the snapshot and growth jobs that the main tables do not show."""
     wanted = (
-        "achieved_snapshots_per_second", "snapshot_p99_us", "list_seconds", "mount_seconds", "deleted",
+        "achieved_snapshots_per_second", "snapshot_p99_us", "list_seconds", "mount_seconds",
+        "recovery_seconds", "deleted",
         "returned_per_second", "deleted_per_second", "bytes_per_byte_overwritten", "synced_per_second",
     )  # fmt: skip
     rows = []

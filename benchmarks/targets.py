@@ -8,11 +8,14 @@ import pathlib
 import statistics
 from typing import NamedTuple
 
+from benchmarks.jobs_snapshots import RATES_PER_SECOND
 from benchmarks.method import ratio
 from benchmarks.report import Results, load, number, table
 
 MEMORY = "memory"
 CEILING = "ceiling_uring"
+BESIDE = "random_write_4k_with_"
+LEAST_OF_ITSELF = {100: 0.9, 1000: 0.7}
 
 
 class Target(NamedTuple):
@@ -64,6 +67,48 @@ def cell(results: Results, job: str, peer: str, other: str, least: float | None)
     return f"{text} (≥ {least:g}){mark}"
 
 
+def itself(results: Results, peer: str, rate: int) -> float | None:
+    """Random overwrites while so many snapshots per second are wanted, to the same peer's without: median over the
+    repetitions."""
+    found = [
+        {trial.repetition: trial.figures["write_iops"]
+         for trial in results.trials(MEMORY, peer, f"{BESIDE}{wanted}") if trial.is_measured}
+        for wanted in (rate, 0)
+    ]  # fmt: skip
+    ratios = [found[0][at] / found[1][at] for at in found[0] if found[1].get(at)]
+    return statistics.median(ratios) if ratios else None
+
+
+def beside_cell(results: Results, peer: str, rate: int) -> str:
+    """Writes per second, of itself without snapshots, snapshots taken per second, bytes on the device per byte."""
+    job = f"{BESIDE}{rate}"
+    found = [
+        results.summary(MEMORY, peer, job, figure)
+        for figure in ("write_iops", "achieved_snapshots_per_second", "write_amplification")
+    ]
+    values = [number(one.median) if one else "–" for one in found]
+    share = itself(results, peer, rate)
+    return f"{values[0]}, {'–' if share is None else f'{share:.2f}'}, {values[1]}, {values[2]}"
+
+
+def render_beside(results: Results) -> str:
+    """Random overwrites while snapshots are taken."""
+    rows = []
+    for rate in RATES_PER_SECOND:
+        if not results.summary(MEMORY, "cowfs", f"{BESIDE}{rate}", "write_iops"):
+            continue
+        least, reached = LEAST_OF_ITSELF.get(rate), itself(results, "cowfs", rate)
+        verdict = "–"
+        if least is not None and reached is not None:
+            verdict = f"{reached:.2f} of itself (≥ {least:g}) {'reached' if reached >= least else '**missed**'}"
+        to_zfs = ratio_of(results, f"{BESIDE}{rate}", "cowfs", "zfs")
+        if rate == 100 and to_zfs is not None:
+            verdict += f"; {number(to_zfs)}× ZFS (≥ 15) {'reached' if to_zfs >= 15 else '**missed**'}"
+        rows.append([f"{rate:,}", *(beside_cell(results, peer, rate) for peer in ("cowfs", "btrfs", "zfs")), verdict])
+    header = ["snapshots/s wanted", *("cowfs", "Btrfs", "ZFS"), "target"]
+    return table(header, rows) if rows else ""
+
+
 def render(results: Results) -> str:
     """A row for each job of each target; the fallback over /dev/fuse stands beside, against Btrfs."""
     titles = {job["name"]: job["title"] for job in results.jobs}
@@ -87,7 +132,11 @@ def render(results: Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.targets", description=__doc__)
     parser.add_argument("folder", type=pathlib.Path, help="of a run")
-    print(render(load(parser.parse_args().folder)))
+    results = load(parser.parse_args().folder)
+    print(render(results))
+    if beside := render_beside(results):
+        print("\nRandom overwrites beside snapshots: writes/s, of itself without, taken/s, written per byte.\n")
+        print(beside)
 
 
 if __name__ == "__main__":

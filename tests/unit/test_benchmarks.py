@@ -330,6 +330,23 @@ def test_targets_are_medians_of_ratios(results_folder: pathlib.Path) -> None:
     assert "| create files | 0.500× (≥ 0.6) **missed** | – (≥ 5) |" in targets.render(results)
 
 
+def test_targets_beside_snapshots(tmp_path: pathlib.Path) -> None:
+    described = meta()
+    described["jobs"] = [{**described["jobs"][0], "name": f"{targets.BESIDE}{rate}", "figure": "write_iops"}
+                         for rate in (0, 100, 1000)]  # fmt: skip
+    (tmp_path / report.META_NAME).write_text(json.dumps(described))
+    record = Record(tmp_path / report.TRIALS_NAME)
+    for repetition, (alone, beside) in enumerate([(100.0, 95.0), (200.0, 160.0), (100.0, 91.0)]):
+        for rate, value in ((0, alone), (100, beside), (1000, alone / 2)):
+            figures = {"write_iops": value, "achieved_snapshots_per_second": rate / 2, "write_amplification": 1.5}
+            record.add(trial(f"{targets.BESIDE}{rate}", repetition=repetition, figures=figures))
+    record.close()
+    lines = targets.render_beside(report.load(tmp_path)).splitlines()
+    assert "| 0 | 100, 1.00, 0, 1.50 | –, –, –, – | –, –, –, – | – |" in lines
+    assert any("| 95.0, 0.91, 50.0, 1.50 |" in line and "0.91 of itself (≥ 0.9) reached" in line for line in lines)
+    assert any("0.50 of itself (≥ 0.7) **missed**" in line for line in lines)
+
+
 def test_targets_name_jobs_and_peers_that_exist() -> None:
     jobs = {job.name for group in all_groups(SCALES["full"]) for job in group.jobs}
     assert {job for target in targets.TARGETS for job in target.jobs} <= jobs
