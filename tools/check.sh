@@ -25,9 +25,9 @@ step() {
 compile_strictly() {
     mkdir -p $ANALYSIS
     include=$($PYTHON -c 'import sysconfig; print(sysconfig.get_path("include"))')
-    for source in btree/native/*.c cowfs/native/*.c benchmarks/ceiling/*.c; do
+    for source in btree/native/*.c cowfs/native/*.c benchmarks/ceiling/*.c tests/*/*.c tests/*/native/*.c; do
         object=$ANALYSIS/$(echo "$source" | tr / _).o
-        [ "$object" -nt "$source" ] && [ -z "$(find btree cowfs benchmarks -name '*.h' -newer "$object")" ] && continue
+        [ "$object" -nt "$source" ] && [ -z "$(find btree cowfs benchmarks tests -name '*.h' -newer "$object")" ] && continue
         gcc -std=gnu11 -O2 -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Werror -pthread -fPIC "$@" \
             -I. -isystem "$include" -c "$source" -o "$object.new" && mv "$object.new" "$object" || return 1
     done
