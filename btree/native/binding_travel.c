@@ -37,10 +37,20 @@ STORE_METHOD(binding_snapshot_at)
     return travel(self, arguments, keywords, names, "O&O&:snapshot_at", store_snapshot_at);
 }
 
+static int id_before(struct store *store, uint64_t volume_id, uint64_t before_id, uint64_t *id)
+{
+    struct store_snapshot found;
+    int result = store_snapshot_previous(store, volume_id, before_id, &found);
+    if (result == 0) {
+        *id = found.id;
+    }
+    return result;
+}
+
 STORE_METHOD(binding_snapshot_before)
 {
     static char *names[] = {"volume_id", "before_id", NULL};
-    return travel(self, arguments, keywords, names, "O&O&:snapshot_before", store_snapshot_before);
+    return travel(self, arguments, keywords, names, "O&O&:snapshot_before", id_before);
 }
 
 STORE_METHOD(binding_snapshot_since)

@@ -140,24 +140,30 @@ STORE_METHOD(binding_volumes)
     return list;
 }
 
-STORE_METHOD(binding_volume_destroy)
+/* A call that takes an id and returns nothing. */
+static PyObject *call_with_id(struct store_object *self, PyObject *arguments, PyObject *keywords, char **names,
+                              const char *format, int (*call)(struct store *, uint64_t))
 {
-    static char *names[] = {"volume_id", NULL};
-    uint64_t volume_id = 0;
+    uint64_t id = 0;
     int result;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:volume_destroy", names, binding_convert_u64,
-                                     &volume_id)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, format, names, binding_convert_u64, &id)) {
         return NULL;
     }
     if (!gate_enter(&self->gate, "Store")) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    result = store_volume_destroy(self->store, volume_id);
+    result = call(self->store, id);
     Py_END_ALLOW_THREADS
     gate_leave(&self->gate);
     return binding_none(result);
+}
+
+STORE_METHOD(binding_volume_destroy)
+{
+    static char *names[] = {"volume_id", NULL};
+    return call_with_id(self, arguments, keywords, names, "O&:volume_destroy", store_volume_destroy);
 }
 
 /* ---- snapshots ----------------------------------------------------------------------------------------------- */
@@ -349,21 +355,7 @@ done:
 STORE_METHOD(binding_snapshot_delete)
 {
     static char *names[] = {"snapshot_id", NULL};
-    uint64_t snapshot_id = 0;
-    int result;
-
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:snapshot_delete", names, binding_convert_u64,
-                                     &snapshot_id)) {
-        return NULL;
-    }
-    if (!gate_enter(&self->gate, "Store")) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    result = store_snapshot_delete(self->store, snapshot_id);
-    Py_END_ALLOW_THREADS
-    gate_leave(&self->gate);
-    return binding_none(result);
+    return call_with_id(self, arguments, keywords, names, "O&:snapshot_delete", store_snapshot_delete);
 }
 
 STORE_METHOD(binding_snapshot_annotate)

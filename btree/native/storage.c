@@ -397,6 +397,18 @@ static void event_free(struct storage_event *event)
     }
 }
 
+/* Unlocks: what happened is recorded, what failed is not. */
+static int recorder_end(struct recorder *recorder, struct storage_event *event, int result)
+{
+    if (result == 0 && event != NULL) {
+        recorder->events[recorder->event_count++] = event;
+        event = NULL;
+    }
+    pthread_mutex_unlock(&recorder->mutex);
+    event_free(event);
+    return result;
+}
+
 static int recorder_read(struct storage *storage, void *buffer, size_t length_bytes, uint64_t offset_bytes)
 {
     struct recorder *recorder = (struct recorder *)storage;
@@ -439,14 +451,8 @@ static int recorder_write(struct storage *storage, const void *buffer, size_t le
         buffer = event->bytes; /* the medium gets what the record has, even if the caller's memory changes meanwhile */
     }
     result = recorder->inner->operations->write(recorder->inner, buffer, length_bytes, offset_bytes);
-    if (result == 0 && event != NULL) {
-        recorder->events[recorder->event_count++] = event;
-        event = NULL;
-    }
 done:
-    pthread_mutex_unlock(&recorder->mutex);
-    event_free(event);
-    return result;
+    return recorder_end(recorder, event, result);
 }
 
 static int recorder_flush(struct storage *storage)
@@ -470,14 +476,8 @@ static int recorder_flush(struct storage *storage)
         event->kind = STORAGE_EVENT_FLUSH;
     }
     result = recorder->inner->operations->flush(recorder->inner);
-    if (result == 0 && event != NULL) {
-        recorder->events[recorder->event_count++] = event;
-        event = NULL;
-    }
 done:
-    pthread_mutex_unlock(&recorder->mutex);
-    event_free(event);
-    return result;
+    return recorder_end(recorder, event, result);
 }
 
 static uint64_t recorder_size(struct storage *storage)

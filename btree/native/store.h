@@ -261,10 +261,9 @@ int store_snapshot_find(struct store *store, uint64_t volume_id, const char *nam
 int store_snapshot_get(struct store *store, uint64_t snapshot_id, struct store_snapshot *out);
 /* Snapshot of this volume with the least id > after_id; -ENOENT at the end. Cost does not depend on the count. */
 int store_snapshot_next(struct store *store, uint64_t volume_id, uint64_t after_id, struct store_snapshot *out);
-/* Id of the newest snapshot of the volume taken at or before a time (since 1970), or with an id below the given one;
- * -ENOENT. Cost does not depend on the count, nor does that of the next. */
+/* Id of the newest snapshot of the volume taken at or before a time (since 1970); -ENOENT. Cost does not depend on the
+ * count, nor does that of the next two. */
 int store_snapshot_at(struct store *store, uint64_t volume_id, uint64_t time_ns, uint64_t *id);
-int store_snapshot_before(struct store *store, uint64_t volume_id, uint64_t before_id, uint64_t *id);
 /* Id of the oldest snapshot between an epoch and the object (a snapshot, itself included, or a volume) with no rollback
  * or clone between it and the object: each block of the object born up to that epoch is in it. -ENOENT. */
 int store_snapshot_since(struct store *store, uint64_t object_id, uint64_t epoch, uint64_t *id);

@@ -50,15 +50,6 @@ int store_snapshot_at(struct store *store, uint64_t volume_id, uint64_t time_ns,
     return result;
 }
 
-int store_snapshot_before(struct store *store, uint64_t volume_id, uint64_t before_id, uint64_t *id)
-{
-    pthread_mutex_lock(&store->lock);
-    const struct volume *volume = volume_by_id(store, volume_id);
-    int result = volume ? found_before(volume, volume_slot(volume, before_id), id) : -ENOENT;
-    pthread_mutex_unlock(&store->lock);
-    return result;
-}
-
 /* The first slot whose snapshot is of this chain and has at least this epoch. Epochs ascend as ids do. */
 static size_t slot_since(const struct volume *volume, const struct chain *chain, uint64_t epoch)
 {

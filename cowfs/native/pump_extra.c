@@ -218,16 +218,22 @@ static enum pump_outcome take_and_tell(struct pump *pump, const struct pump_requ
     return answer_ioctl(answer, &wanted, sizeof wanted);
 }
 
+/* What is to be taken or destroyed, when whoever asks may. */
+static int named_snapshot(struct pump *pump, const struct pump_request *request, struct cowfs_snapshot *wanted)
+{
+    if (request->payload_length < sizeof *wanted)
+        return -EINVAL;
+    memcpy(wanted, request->payload, sizeof *wanted);
+    if (!may_be_named(wanted->flags, wanted->reserved, wanted->name, sizeof wanted->name))
+        return -EINVAL;
+    return check_owner(pump, request);
+}
+
 static enum pump_outcome destroy_snapshot(struct pump *pump, const struct pump_request *request,
                                           struct pump_answer *answer)
 {
     struct cowfs_snapshot wanted;
-    if (request->payload_length < sizeof wanted)
-        return pump_fail(answer, -EINVAL);
-    memcpy(&wanted, request->payload, sizeof wanted);
-    if (!may_be_named(wanted.flags, wanted.reserved, wanted.name, sizeof wanted.name))
-        return pump_fail(answer, -EINVAL);
-    int status = check_owner(pump, request);
+    int status = named_snapshot(pump, request, &wanted);
     if (status == 0)
         status = filesystem_destroy_snapshot(pump->filesystem, request->header.nodeid, wanted.name,
                                              (wanted.flags & COWFS_SNAPSHOT_NO_SYNC) == 0);
@@ -238,12 +244,7 @@ static enum pump_outcome take_snapshot(struct pump *pump, const struct pump_requ
                                        struct pump_answer *answer)
 {
     struct cowfs_snapshot wanted;
-    if (request->payload_length < sizeof wanted)
-        return pump_fail(answer, -EINVAL);
-    memcpy(&wanted, request->payload, sizeof wanted);
-    if (!may_be_named(wanted.flags, wanted.reserved, wanted.name, sizeof wanted.name))
-        return pump_fail(answer, -EINVAL);
-    int status = check_owner(pump, request);
+    int status = named_snapshot(pump, request, &wanted);
     if (status == 0 && pump->cache != NULL)
         return PUMP_SNAPSHOT;
     if (status == 0)
