@@ -52,47 +52,49 @@ static bool is_even(const uint8_t *content, size_t length)
 }
 
 /* 0: does not fit the room. */
-static size_t compress_lz4(struct codec *codec, const uint8_t *content, size_t length, size_t room)
+static size_t compress_lz4(struct codec *codec, const uint8_t *content, size_t length, uint8_t *out, size_t room)
 {
     if (codec->lz4 == NULL)
         codec->lz4 = malloc((size_t)LZ4_sizeofState());
     if (codec->lz4 == NULL)
         return 0;
-    int got = LZ4_compress_fast_extState(codec->lz4, (const char *)content,
-                                         (char *)codec->stored + COMPRESSION_HEADER_BYTES, (int)length, (int)room, 1);
+    int got = LZ4_compress_fast_extState(codec->lz4, (const char *)content, (char *)out, (int)length, (int)room, 1);
     return got < 0 ? 0 : (size_t)got;
 }
 
-static size_t compress_zstd(struct codec *codec, int level, const uint8_t *content, size_t length, size_t room)
+static size_t compress_zstd(struct codec *codec, int level, const uint8_t *content, size_t length, uint8_t *out,
+                            size_t room)
 {
     /* LZ4 finds repetitions among evenly distributed bytes, and finds none in a tenth of the time. */
-    if (is_even(content, length) && compress_lz4(codec, content, length, room) == 0)
+    if (is_even(content, length) && compress_lz4(codec, content, length, out, room) == 0)
         return 0;
     if (codec->zstd_compressor == NULL)
         codec->zstd_compressor = ZSTD_createCCtx();
     if (codec->zstd_compressor == NULL)
         return 0;
-    size_t got = ZSTD_compressCCtx(codec->zstd_compressor, codec->stored + COMPRESSION_HEADER_BYTES, room, content,
-                                   length, level);
+    size_t got = ZSTD_compressCCtx(codec->zstd_compressor, out, room, content, length, level);
     return ZSTD_isError(got) ? 0 : got;
 }
 
-uint32_t codec_compress(struct codec *codec, struct compression how, const uint8_t *content, uint32_t blocks)
+struct compressed codec_compress(struct codec *codec, struct compression how, const uint8_t *content, uint32_t blocks,
+                                 uint8_t *stored)
 {
+    struct compressed out = {.bytes = stored, .algorithm = how.algorithm};
     if (blocks < 2 || how.algorithm == COMPRESSION_OFF)
-        return 0;
+        return out;
+    uint8_t *body = stored + COMPRESSION_HEADER_BYTES;
     size_t length = (size_t)blocks * STORE_BLOCK_SIZE;
     size_t room = length - STORE_BLOCK_SIZE - COMPRESSION_HEADER_BYTES;
-    size_t got = how.algorithm == COMPRESSION_LZ4 ? compress_lz4(codec, content, length, room)
-                                                  : compress_zstd(codec, how.level, content, length, room);
+    size_t got = how.algorithm == COMPRESSION_LZ4 ? compress_lz4(codec, content, length, body, room)
+                                                  : compress_zstd(codec, how.level, content, length, body, room);
     if (got == 0)
-        return 0;
+        return out;
     size_t end = COMPRESSION_HEADER_BYTES + got;
-    uint32_t stored_blocks = (uint32_t)((end + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE);
-    memset(codec->stored, 0, COMPRESSION_HEADER_BYTES);
-    save32(codec->stored, (uint32_t)got);
-    memset(codec->stored + end, 0, (size_t)stored_blocks * STORE_BLOCK_SIZE - end);
-    return stored_blocks;
+    out.blocks = (uint32_t)((end + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE);
+    memset(stored, 0, COMPRESSION_HEADER_BYTES);
+    save32(stored, (uint32_t)got);
+    memset(stored + end, 0, (size_t)out.blocks * STORE_BLOCK_SIZE - end);
+    return out;
 }
 
 /* ---- expanding ----------------------------------------------------------------------------------------------- */

@@ -39,10 +39,16 @@ struct codec {
 struct codec *codec_new(void);
 void codec_free(struct codec *codec);
 
-/* Compresses blocks into `stored`, with zeros behind: how many blocks that takes, or 0 when it saves none (or there is
- * no memory for it, which costs space and nothing else). */
-uint32_t codec_compress(struct codec *codec, struct compression how, const uint8_t *content, uint32_t blocks);
-/* From `stored` to `blocks` blocks of content. -EUCLEAN when it is not exactly that; -ENOMEM. */
+/* As on the medium. */
+struct compressed {
+    const uint8_t *bytes;
+    uint32_t blocks; /* 0: compressing saves none (or there was no memory for it, which costs space and nothing else) */
+    uint8_t algorithm;
+};
+/* Compresses blocks into `stored`, which has room for COMPRESSION_BYTES_MAX, with zeros behind. */
+struct compressed codec_compress(struct codec *codec, struct compression how, const uint8_t *content, uint32_t blocks,
+                                 uint8_t *stored);
+/* From codec->stored to `blocks` blocks of content. -EUCLEAN when it is not exactly that; -ENOMEM. */
 int codec_expand(struct codec *codec, uint8_t algorithm, uint32_t stored_blocks, uint32_t blocks, uint8_t *content);
 
 #endif

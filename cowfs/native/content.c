@@ -175,6 +175,13 @@ bool attempts_allowed(struct filesystem *filesystem, const struct place *place)
     return false;
 }
 
+bool attempts_promise(struct filesystem *filesystem, const struct place *place)
+{
+    uint64_t file;
+    uint64_t value = atomic_load_explicit(attempts_slot(filesystem, place, &file), memory_order_relaxed);
+    return value == 0 || value >> 32 != file >> 32;
+}
+
 void attempts_note(struct filesystem *filesystem, const struct place *place, bool saved)
 {
     uint64_t file;
@@ -215,26 +222,25 @@ int run_store(struct store *store, const uint8_t *content, uint32_t blocks, bool
     return 0;
 }
 
-int run_store_compressed(struct store *store, struct codec *codec, struct compression how, const uint8_t *content,
+int run_store_compressed(struct store *store, const struct compressed *compressed, const uint8_t *content,
                          uint32_t blocks, bool use_reserve, struct stored_run *run, uint64_t *checksums)
 {
     struct store_reservation reservation;
-    uint32_t stored_blocks = codec_compress(codec, how, content, blocks);
     run->content_blocks = 0;
-    if (stored_blocks == 0)
+    if (compressed->blocks == 0)
         return 0;
-    int status = store_data_reserve(store, stored_blocks, use_reserve, &reservation);
+    int status = store_data_reserve(store, compressed->blocks, use_reserve, &reservation);
     if (status != 0)
         return status;
     *run = (struct stored_run){.address = reservation.address, .blocks = reservation.blocks};
-    if (reservation.blocks < stored_blocks) {
+    if (reservation.blocks < compressed->blocks) {
         run->content_blocks = reservation.blocks;
         run_fill(&reservation, content, run, checksums);
     } else {
         run->content_blocks = blocks;
-        run->compression = how.algorithm;
-        memcpy(reservation.memory, codec->stored, (size_t)stored_blocks * STORE_BLOCK_SIZE);
-        run->checksum = store_checksum(reservation.memory, (size_t)stored_blocks * STORE_BLOCK_SIZE);
+        run->compression = compressed->algorithm;
+        memcpy(reservation.memory, compressed->bytes, (size_t)compressed->blocks * STORE_BLOCK_SIZE);
+        run->checksum = store_checksum(reservation.memory, (size_t)compressed->blocks * STORE_BLOCK_SIZE);
     }
     store_data_complete(store, &reservation);
     return 0;

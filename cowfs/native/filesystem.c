@@ -77,15 +77,12 @@ int filesystem_open(struct store *store, uint64_t volume_id, bool read_only, str
     filesystem->store = store;
     filesystem->read_only = read_only;
     contents_init(&filesystem->contents);
+    pthread_mutex_init(&filesystem->view_mutex, NULL);
     status = gatherer_init(&filesystem->gatherer);
-    if (status != 0) {
-        contents_destroy(&filesystem->contents);
-        free(filesystem);
-        return status;
-    }
-    status = -pthread_mutex_init(&filesystem->view_mutex, NULL);
-    if (status != 0) {
+    if (status == 0 && (status = compressors_create(&filesystem->compressors)) != 0)
         gatherer_destroy(&filesystem->gatherer);
+    if (status != 0) {
+        pthread_mutex_destroy(&filesystem->view_mutex);
         contents_destroy(&filesystem->contents);
         free(filesystem);
         return status;
@@ -104,6 +101,7 @@ void filesystem_close(struct filesystem *filesystem)
 {
     filesystem_gather_stop(filesystem);
     gatherer_destroy(&filesystem->gatherer);
+    compressors_destroy(filesystem->compressors);
     views_free(filesystem);
     contents_destroy(&filesystem->contents);
     pthread_mutex_destroy(&filesystem->view_mutex);

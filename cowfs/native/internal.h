@@ -1,7 +1,7 @@
 /* What the verbs share among themselves.
  *
  * Lock order: the store lock (held by transaction bodies and apply hooks), then the view mutex. Nothing that takes the
- * store lock is called with the view mutex held. The contents' mutex and the gatherer's are
+ * store lock is called with the view mutex held. The contents' mutex, the gatherer's and the compressors' are
  * taken alone. */
 #ifndef COWFS_INTERNAL_H
 #define COWFS_INTERNAL_H
@@ -93,6 +93,7 @@ struct gatherer {
     int64_t ended_ns;          /* when the last was compressed */
 };
 
+struct compressors;
 struct filesystem {
     struct store *store;
     bool read_only;
@@ -108,6 +109,7 @@ struct filesystem {
     struct map compressions;      /* volume id -> algorithm << 8 | level */
     uint64_t compression_default; /* the same where none is set */
     struct contents contents;
+    struct compressors *compressors;
     struct gatherer gatherer;
 };
 
@@ -351,6 +353,8 @@ int content_read(struct filesystem *filesystem, const struct block_address *bloc
 
 /* Whether to try to compress a further unit of the file, and how that ended. */
 bool attempts_allowed(struct filesystem *filesystem, const struct place *place);
+/* Whether the last one of the file saved space, or none was made: the next ones are likely to. */
+bool attempts_promise(struct filesystem *filesystem, const struct place *place);
 void attempts_note(struct filesystem *filesystem, const struct place *place, bool saved);
 
 /* Fewer blocks are not compressed as they come. They may be gathered later, when more of the file is there. */
@@ -370,7 +374,7 @@ int run_store(struct store *store, const uint8_t *content, uint32_t blocks, bool
               uint64_t *checksums);
 /* All blocks compressed. Where the room that the store has at one place is too short for that, it is filled with the
  * first blocks as they are. run->content_blocks is 0 when compressing saves nothing: nothing was stored. */
-int run_store_compressed(struct store *store, struct codec *codec, struct compression how, const uint8_t *content,
+int run_store_compressed(struct store *store, const struct compressed *compressed, const uint8_t *content,
                          uint32_t blocks, bool use_reserve, struct stored_run *run, uint64_t *checksums);
 void runs_release(struct store *store, const struct stored_run *runs, uint32_t *count);
 /* Adds those that are in a tree now to the figures. */
@@ -378,6 +382,27 @@ void runs_count(struct filesystem *filesystem, const struct stored_run *runs, ui
 /* Puts the runs one after the other from block `logical` on; `checksums` has one for each block of content. */
 int runs_put(struct transaction *transaction, struct inode *inode, uint64_t logical, const struct stored_run *runs,
              uint32_t count, const uint64_t *checksums, struct extent_piece *before);
+
+/* ---- compressors.c: threads that compress pieces of large writes ----------------------------------------------- */
+
+/* The threads are started by the first batch, and may run on the CPUs that the caller of this may run on. */
+int compressors_create(struct compressors **out);
+/* No batch may be left. */
+void compressors_destroy(struct compressors *compressors);
+
+struct batch;
+/* NULL: whoever writes has to compress alone, since there is no other CPU, no thread, or no batch left. */
+struct batch *batch_begin(struct compressors *compressors, struct compression how);
+/* Offers blocks to the threads; they must stay as they are to the batch's end. False: it can hold no more. */
+bool batch_add(struct batch *batch, const uint8_t *content, uint32_t blocks);
+/* What a thread has made of these blocks or is about to, else as codec_compress(); while it waits for a thread it
+ * compresses others of the batch. Good until the batch ends and the codec is used again. */
+struct compressed batch_compress(struct batch *batch, struct codec *codec, struct compression how,
+                                 const uint8_t *content, uint32_t blocks);
+/* Nobody begins with a piece before it is asked for. */
+void batch_withdraw(struct batch *batch);
+/* Waits for what is under way. These three take NULL, too. */
+void batch_end(struct batch *batch);
 
 /* ---- gather.c: compressing what came in small writes ------------------------------------------------------------ */
 

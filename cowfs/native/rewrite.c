@@ -60,8 +60,10 @@ static int store_part(const struct place *place, struct codec *codec, struct com
         struct stored_run *run = &runs[*run_count];
         const uint8_t *from = content + (size_t)at * STORE_BLOCK_SIZE;
         int status = 0;
-        if (compress)
-            status = run_store_compressed(store, codec, how, from, blocks - at, use_reserve, run, checksums + at);
+        if (compress) {
+            const struct compressed compressed = codec_compress(codec, how, from, blocks - at, codec->stored);
+            status = run_store_compressed(store, &compressed, from, blocks - at, use_reserve, run, checksums + at);
+        }
         if (status == 0 && (!compress || run->content_blocks == 0)) {
             compress = false;
             status = run_store(store, from, blocks - at, use_reserve, run, checksums + at);

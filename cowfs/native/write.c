@@ -41,6 +41,7 @@ struct write_task {
     uint32_t count;
     bool again;      /* the body gave up: the plan has to be made or carried out first */
     bool truncating; /* the rest of a truncation has to be removed first */
+    struct batch *batch; /* of all of the write; NULL: this thread compresses alone */
     uint8_t *in_place;
     uint32_t in_place_at;
     uint32_t run_count;
@@ -277,8 +278,10 @@ static int store_compressed(struct write_task *task, struct codec *codec, uint32
     bool saves = true;
     for (uint32_t tries = 0; tries < COMPRESS_TRIES_MAX && saves && *at < end; tries++) {
         struct stored_run *run = &task->runs[task->run_count];
-        int status = run_store_compressed(filesystem->store, codec, task->place.compression,
-                                          task->bytes + (start_of(task, *at) - task->offset), end - *at, false, run,
+        const uint8_t *content = task->bytes + (start_of(task, *at) - task->offset);
+        const struct compressed compressed =
+            batch_compress(task->batch, codec, task->place.compression, content, end - *at);
+        int status = run_store_compressed(filesystem->store, &compressed, content, end - *at, false, run,
                                           task->checksums + *at);
         if (status != 0)
             return status;
@@ -287,6 +290,8 @@ static int store_compressed(struct write_task *task, struct codec *codec, uint32
         *at += run->content_blocks;
     }
     attempts_note(filesystem, &task->place, saves);
+    if (!saves)
+        batch_withdraw(task->batch);
     return 0;
 }
 
@@ -430,6 +435,24 @@ int write_zeros(const struct place *place, uint64_t offset, uint32_t length)
     return length == 0 ? 0 : write_part(&task);
 }
 
+/* Offers the units of a write to other threads: those that store_units() will ask for. NULL: it is not worth it. */
+static struct batch *write_offer(const struct place *place, uint64_t offset, const uint8_t *bytes, size_t length)
+{
+    const uint64_t unit = STORE_EXTENT_BLOCKS_MAX;
+    uint64_t first = (offset + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE, end = (offset + length) / STORE_BLOCK_SIZE;
+    if (place->compression.algorithm == COMPRESSION_OFF || end <= first + unit ||
+        !attempts_promise(place->filesystem, place))
+        return NULL;
+    struct batch *batch = batch_begin(place->filesystem->compressors, place->compression);
+    bool more = batch != NULL;
+    for (uint64_t at = first, next; more && at < end; at = next) {
+        next = at / unit * unit + unit < end ? at / unit * unit + unit : end;
+        if (next - at >= COMPRESS_BLOCKS_MIN)
+            more = batch_add(batch, bytes + (at * STORE_BLOCK_SIZE - offset), (uint32_t)(next - at));
+    }
+    return batch;
+}
+
 int filesystem_write(struct filesystem *filesystem, uint64_t node, uint64_t offset_bytes, const void *bytes,
                      size_t length_bytes)
 {
@@ -451,6 +474,8 @@ int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint6
     if (status == 0 && length_bytes != 0 &&
         (offset_bytes >= FILESYSTEM_SIZE_MAX || length_bytes > FILESYSTEM_SIZE_MAX - offset_bytes))
         status = -EFBIG;
+    if (status == 0)
+        task.batch = write_offer(&task.place, offset_bytes, bytes, length_bytes);
     uint64_t span = (uint64_t)WRITE_BLOCKS_MAX * STORE_BLOCK_SIZE;
     for (size_t done = 0; status == 0 && done < length_bytes; done += task.end - task.offset) {
         /* A part ends on a multiple of its largest size, so that it never spans more blocks. */
@@ -469,6 +494,7 @@ int filesystem_write_flagged(struct filesystem *filesystem, uint64_t node, uint6
             status = 0;
         }
     }
+    batch_end(task.batch);
     if (status == 0 && task.place.compression.algorithm != COMPRESSION_OFF)
         gather_note(filesystem, node, offset_bytes, length_bytes);
     return status;

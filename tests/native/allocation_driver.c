@@ -7,6 +7,7 @@
  * stopped, -EROFS and -EIO; then the pool is opened again with all memory there is: it is sound, and holds what was
  * acknowledged as durable. Ends with 0, or with 1 and a message. */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,17 +23,18 @@
 
 /* ---- allocations that fail ------------------------------------------------------------------------------------- */
 
-static unsigned long allocations_left = ALLOCATIONS_MAX; /* until one fails; the workload has one thread */
+/* Guards what follows: the workload has one thread, and those that compress beside it. */
+static pthread_mutex_t allocations_mutex = PTHREAD_MUTEX_INITIALIZER;
+static unsigned long allocations_left = ALLOCATIONS_MAX; /* until one fails */
 static bool armed, for_ever, has_failed;
 
 static bool fails(void)
 {
-    if (!armed || (has_failed && !for_ever))
-        return false;
-    if (!has_failed && --allocations_left > 0)
-        return false;
-    has_failed = true;
-    return true;
+    pthread_mutex_lock(&allocations_mutex);
+    bool now = armed && (has_failed ? for_ever : --allocations_left == 0);
+    has_failed = has_failed || now;
+    pthread_mutex_unlock(&allocations_mutex);
+    return now;
 }
 
 void *__real_malloc(size_t size);
@@ -140,8 +142,10 @@ static bool life_open(struct storage *storage, struct life *life)
     if (result == 0)
         result = filesystem_open(life->store, volume.id, false, &life->filesystem);
     life->volume_id = volume.id;
-    if (expect("mount", result))
+    if (expect("mount", result)) {
+        expect("compression", filesystem_set_compression(life->filesystem, 0, 1, 0));
         return true;
+    }
     store_abandon(life->store);
     return false;
 }
