@@ -82,6 +82,8 @@ int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, ui
 /* What is written to a volume from now on is compressed so, by one of the algorithms in compression.h (0: not at all).
  * Volume id 0: what is written to those for which nothing was said. Lasts as long as the mount. */
 int filesystem_set_compression(struct filesystem *filesystem, uint64_t volume_id, unsigned algorithm, unsigned level);
+/* Whether what is written to it is compressed as it comes, where that saves space. */
+bool filesystem_compresses(struct filesystem *filesystem, uint64_t node);
 bool filesystem_is_read_only_node(struct filesystem *filesystem, uint64_t node);
 bool filesystem_is_stale(struct filesystem *filesystem, uint64_t node);
 

@@ -238,6 +238,7 @@ struct pump_workers;
 int pump_workers_start(struct pump *pump, struct pump_workers **out);
 void pump_workers_commit(struct pump_workers *workers, struct pump_entry *entry);
 void pump_workers_read(struct pump_workers *workers, struct pump_entry *entry);
+void pump_workers_write(struct pump_workers *workers, struct pump_entry *entry);
 void pump_workers_stop(struct pump_workers *workers);
 void pump_workers_destroy(struct pump_workers *workers);
 

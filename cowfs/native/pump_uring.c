@@ -26,8 +26,9 @@
  * flush, and the requests of this CPU need not wait for the medium. Below, the thread that has it is quickest. */
 #define COMMIT_SLOW_NS 200000u
 /* Reads from this size on go to a worker: while it reads and verifies, this CPU copies what came before to whoever
- * reads, and a wake-up is little beside the time that takes. */
-#define READ_LENGTH_LARGE_BYTES (256u << 10)
+ * reads, and a wake-up is little beside the time that takes. So do writes that are compressed, which takes this CPU's
+ * other requests too long to wait for. */
+#define LENGTH_LARGE_BYTES (256u << 10)
 #define RING_FLAGS (IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN)
 #define PAYLOADS_BYTES_MAX (UINT64_C(512) << 20)
 
@@ -180,7 +181,16 @@ static bool is_large_read(const struct queue *queue, const struct pump_request *
     if (request->header.opcode != FUSE_READ || queue->pump->uring->queue_count == 1)
         return false;
     memcpy(&in, request->argument, sizeof in);
-    return in.size >= READ_LENGTH_LARGE_BYTES;
+    return in.size >= LENGTH_LARGE_BYTES;
+}
+
+static bool is_large_compressed_write(const struct queue *queue, const struct pump_request *request)
+{
+    struct fuse_write_in in;
+    if (request->header.opcode != FUSE_WRITE)
+        return false;
+    memcpy(&in, request->argument, sizeof in);
+    return in.size >= LENGTH_LARGE_BYTES && filesystem_compresses(queue->pump->filesystem, request->header.nodeid);
 }
 
 static int handle(struct queue *queue, struct pump_entry *entry)
@@ -204,6 +214,10 @@ static int handle(struct queue *queue, struct pump_entry *entry)
     }
     if (is_large_read(queue, request)) {
         pump_workers_read(pump->uring->workers, entry);
+        return 0;
+    }
+    if (is_large_compressed_write(queue, request)) {
+        pump_workers_write(pump->uring->workers, entry);
         return 0;
     }
     enum pump_outcome outcome = pump_handle(pump, request, &entry->answer);

@@ -269,6 +269,12 @@ bool filesystem_is_read_only_node(struct filesystem *filesystem, uint64_t node)
     return place_of_node(filesystem, node, &place) != 0 || !place_is_writable(&place);
 }
 
+bool filesystem_compresses(struct filesystem *filesystem, uint64_t node)
+{
+    struct place place;
+    return place_of_node(filesystem, node, &place) == 0 && place.compression.algorithm != COMPRESSION_OFF;
+}
+
 bool filesystem_is_stale(struct filesystem *filesystem, uint64_t node)
 {
     struct place place;

@@ -1,6 +1,6 @@
 /* A mount without Python, for builds with sanitizers: the pump at work while the tree underneath changes.
  *
- *     pump_driver POOL MOUNTPOINT uring|device through|back ROLLBACKS
+ *     pump_driver POOL MOUNTPOINT uring|device through|back ROLLBACKS off|lz4|zstd
  *
  * POOL is a file (made into a pool, whatever it held), or "-" for memory. Mounts, says "mounted" on the standard
  * output, and until the mount ends or SIGTERM comes takes snapshots, deletes old ones, makes checkpoints and reads the
@@ -234,6 +234,16 @@ static void slow_down(struct storage *storage)
 
 /* ---- the mount --------------------------------------------------------------------------------------------------- */
 
+static void compress(struct mount *self, const char *how)
+{
+    bool lz4 = strcmp(how, "lz4") == 0, zstd = strcmp(how, "zstd") == 0;
+    int result = filesystem_set_compression(self->filesystem, 0, lz4 ? 1 : zstd ? 2 : 0, 1);
+    if (result == 0 && (lz4 || zstd))
+        result = filesystem_gather_start(self->filesystem);
+    if (result != 0)
+        fail("compression", result);
+}
+
 static void open_pool(const char *path, struct mount *self)
 {
     /* Small, so that eviction, flushing and checkpoints happen all the time. */
@@ -358,8 +368,8 @@ int main(int argument_count, char **arguments)
 {
     struct mount mount = {0};
     sigset_t signals;
-    if (argument_count != 6) {
-        fprintf(stderr, "usage: pump_driver POOL MOUNTPOINT uring|device through|back ROLLBACKS\n");
+    if (argument_count != 7) {
+        fprintf(stderr, "usage: pump_driver POOL MOUNTPOINT uring|device through|back ROLLBACKS off|lz4|zstd\n");
         return 2;
     }
     bool rolls_back = strcmp(arguments[5], "0") != 0;
@@ -368,6 +378,7 @@ int main(int argument_count, char **arguments)
     sigaddset(&signals, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     open_pool(arguments[1], &mount);
+    compress(&mount, arguments[6]);
     mount.mountpoint = arguments[2];
     mount_device(arguments[1], &mount);
     make_pump(&mount, strcmp(arguments[3], "uring") == 0, strcmp(arguments[4], "back") == 0);

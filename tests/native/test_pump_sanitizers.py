@@ -86,13 +86,27 @@ while True:
     except OSError:
         pass
 """
+# Large writes, which several threads compress, read again and compared.
+FIO = (
+    "fio --name=large --directory=. --size=12m --loops=4 --refill_buffers --buffer_compress_percentage=60 "
+    "--verify=crc32c --fallocate=none --output=/dev/null "
+)
+COMPRESSED = {
+    "large": FIO + "--rw=write --bs=1m --ioengine=psync --numjobs=2",
+    "unaligned": FIO + "--rw=randwrite --bsrange=64k-700k --bs_unaligned --ioengine=psync",
+    "parallel": FIO + "--rw=randwrite --bs=512k --direct=1 --ioengine=libaio --iodepth=8",
+    "names": LOADS["names0"],
+    "fio": LOADS["fio"],
+}
 FORWARDED = {f"forwarded{number}": f"exec {sys.executable} -c '{ASK}'" for number in range(4)}
 
 
 class Driver:
     """A mount by pump_driver, and the programs at work on it."""
 
-    def __init__(self, folder: pathlib.Path, command: list[str], *, transport: str, cache: str, rolls_back: bool):
+    def __init__(
+        self, folder: pathlib.Path, command: list[str], *, transport: str, cache: str, rolls_back: bool, how: str
+    ):
         self.pool = folder / "pool"
         self.directory = folder / "mount"
         self.directory.mkdir()
@@ -101,7 +115,7 @@ class Driver:
         self._output = folder / "output"
         self._errors = folder / "errors"
         self._loads: dict[str, subprocess.Popen[bytes]] = {}
-        words = [*command, str(self.pool), str(self.directory), transport, cache, str(int(rolls_back))]
+        words = [*command, str(self.pool), str(self.directory), transport, cache, str(int(rolls_back)), how]
         self._command = shlex.join(words)
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             environment = {**os.environ, **ENVIRONMENT}
@@ -189,14 +203,16 @@ def start(drivers_of: Build) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cowfs-pump-", dir=shared if roomy else None))
 
-        def mount(sanitizer: str, transport: str, cache: str, *, rolls_back: bool) -> Driver:
+        def mount(sanitizer: str, transport: str, cache: str, *, rolls_back: bool, how: str = "off") -> Driver:
             if transport == "uring":
                 if before is None:
                     pytest.skip("this kernel has no FUSE over io_uring (Linux 6.14)")
                 if not before and not uring_parameter(switch_on=True):
                     pytest.skip("FUSE over io_uring cannot be switched on")
             command = drivers_of(sanitizer)["pump_driver"]
-            driver = Driver(pathlib.Path(folder), command, transport=transport, cache=cache, rolls_back=rolls_back)
+            driver = Driver(
+                pathlib.Path(folder), command, transport=transport, cache=cache, rolls_back=rolls_back, how=how
+            )
             stack.callback(driver.close)
             driver.wait_mounted()
             return driver
@@ -208,12 +224,12 @@ def start(drivers_of: Build) -> Iterator[Start]:
                 pathlib.Path(URING_PARAMETER).write_text("N")
 
 
-def run_steadily(driver: Driver, seconds: int) -> None:
-    driver.start_loads(seconds)
+def run_steadily(driver: Driver, seconds: int, loads: dict[str, str] = LOADS) -> None:
+    driver.start_loads(seconds, loads)
     ends = driver.finish_loads(seconds + END_TIMEOUT_S)
     driver.unmount()
     driver.wait_clean()
-    assert ends == dict.fromkeys(LOADS, 0), "a program on the mount failed"
+    assert ends == dict.fromkeys(loads, 0), "a program on the mount failed"
 
 
 def run_with_rollbacks(driver: Driver, seconds: int) -> None:
@@ -229,6 +245,13 @@ def run_with_rollbacks(driver: Driver, seconds: int) -> None:
 @pytest.mark.parametrize("sanitizer", list(SANITIZERS))
 def test_mixed_load(start: Start, sanitizer: str, transport: str) -> None:
     run_steadily(start(sanitizer, transport, "through", rolls_back=False), STEADY_SECONDS)
+
+
+@pytest.mark.parametrize(("transport", "cache", "how"), [("uring", "through", "zstd"), ("uring", "back", "lz4"),
+                                                         ("device", "through", "lz4")])
+@pytest.mark.parametrize("sanitizer", list(SANITIZERS))
+def test_compressed_load(start: Start, sanitizer: str, transport: str, cache: str, how: str) -> None:
+    run_steadily(start(sanitizer, transport, cache, rolls_back=False, how=how), STEADY_SECONDS, COMPRESSED)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
