@@ -6,11 +6,12 @@ import enum
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from btree import Storage, Store
-from btree.records import StorageEvent
+from btree.records import SnapshotInfo, StorageEvent
 from btree.reference import ReferenceStore, State
+from cowfs.retention import Thinner, parse_rule
 from tests.model.store_pair import (
     POOL_SIZE_BYTES,
     Configuration,
@@ -24,6 +25,8 @@ BLOCK_SIZE_BYTES = 4096
 EXTENT_BLOCKS_MAX = 32
 JOURNAL_START_BYTES = 64 << 10
 JOURNAL_SIZE_BYTES = 1 << 20
+SNAPSHOTS_AT_ONCE = 8
+RULES = ("1us(all)", "1ms(all) | 1s(3ms)", "1us(all) | forever(5ms)", "1us(all) | forever(20ms)")
 
 
 class PairOn(Pair):
@@ -72,6 +75,8 @@ class Workload:
         "snapshot": 8,
         "snapshot_delete": 6,
         "snapshot_annotate": 1,
+        "snapshots": 2,
+        "thin": 2,
         "clone": 2,
         "rollback": 2,
         "property_set": 2,
@@ -81,9 +86,12 @@ class Workload:
         "checkpoint": 3,
     }
 
-    def __init__(self, pair: Pair, chance: random.Random, extent_blocks_max: int) -> None:
+    def __init__(self, pair: Pair, chance: random.Random, extent_blocks_max: int,
+                 part_done: Callable[[str], None] = lambda name: None) -> None:
         self.pair = pair
         self.random = chance
+        self.part_done = part_done
+        """Called within a step of several transactions, after each."""
         self.extent_blocks_max = extent_blocks_max
         self.names_made = 0
 
@@ -136,6 +144,39 @@ class Workload:
 
     def snapshot(self) -> None:
         self.pair.snapshot(self.volume(), self.fresh_name(), sync=self.random.random() < 0.3)
+
+    def snapshots(self) -> None:
+        """Automatic ones, with a change before each."""
+        volume_id = self.volume()
+        for _ in range(SNAPSHOTS_AT_ONCE):
+            self.pair.put(volume_id, self.key(), self.value())
+            self.part_done("snapshots")
+            self.names_made += 1
+            number = self.names_made << 40 | self.random.randrange(1 << 32)
+            self.pair.snapshot(volume_id, f"auto-{number // 10**12:08d}T{number // 10**6 % 10**6:06d}."
+                               f"{number % 10**6:06d}Z", sync=False)
+            self.part_done("snapshots")
+
+    def thin(self) -> None:
+        """The daemon's thinner, with times that follow from ids, so that the seed decides. Each deletion is one
+        transaction, and none is waited for."""
+        volume_id = self.volume()
+        twin_ids = {self.pair.real[twin_id]: twin_id for twin_id in self.pair.snapshot_ids()}
+
+        def fetch(after_id: int, limit: int) -> list[SnapshotInfo]:
+            found = self.pair.store.snapshots(self.pair.real[volume_id], after_id=after_id, limit=limit)
+            return [snapshot._replace(created_ns=snapshot.id * 10**6) for snapshot in found]
+
+        def destroy(snapshot: SnapshotInfo) -> None:
+            if snapshot.hold_count == 0 and snapshot.clone_count == 0:
+                self.pair.snapshot_delete(twin_ids[snapshot.id])
+                self.part_done("thin")
+
+        held = {each.id for each in self.pair.twin.snapshots(volume_id) if each.hold_count or each.clone_count}
+        thinner = Thinner(parse_rule(self.random.choice(RULES)))
+        while thinner.step(fetch, destroy, 1 << 62, 5):
+            pass
+        assert held <= {each.id for each in self.pair.twin.snapshots(volume_id)}
 
     def snapshot_delete(self) -> None:
         self.pair.snapshot_delete(self.snapshot_id())
@@ -201,19 +242,23 @@ class History:
         self.states = [self._state()]
         self.steps: list[Step] = []
         self.start = self._event_count()
-        workload = Workload(self.pair, chance, EXTENT_BLOCKS_MAX)
-        durable = 0
+        self._durable = 0
+        self._events_before = self.start
+        workload = Workload(self.pair, chance, EXTENT_BLOCKS_MAX, self._note)
         with self._checkpoints_beside(kind):
-            for index in range(1, steps + 1):
-                before = self._event_count()
-                name = workload.step()
-                self.states.append(self._state())
-                if len(self.pair.twin.possible_after_crash()) == 1:
-                    durable = index
-                self.steps.append(Step(name, before, self._event_count(), durable))
+            for _ in range(steps):
+                self._note(workload.step())
         self.pair.store.abandon()
         self.events: list[StorageEvent] = self.recorder.events()
         self.recorder.close()
+
+    def _note(self, name: str) -> None:
+        """A transaction has been made."""
+        self.states.append(self._state())
+        if len(self.pair.twin.possible_after_crash()) == 1:
+            self._durable = len(self.steps) + 1
+        self.steps.append(Step(name, self._events_before, self._event_count(), self._durable))
+        self._events_before = self._event_count()
 
     @contextlib.contextmanager
     def _checkpoints_beside(self, kind: Kind) -> Iterator[None]:

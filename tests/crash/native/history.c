@@ -61,15 +61,27 @@ static void note_step(const struct operation *operation)
         fprintf(stderr, "  %s\n", at.step);
 }
 
+/* A part of the running operation is done, which a failure may leave without those that follow. */
+static void history_add_part(void *argument)
+{
+    struct history *history = argument;
+    history_add_state(history, history->running, history->part_begun_after);
+    history->part_begun_after = history->events.count;
+}
+
 void history_step(struct history *history, const struct operation *operation)
 {
     size_t begun_after = history->events.count, state = history->state_count - 1;
     bool durable;
     note_step(operation);
     history->running = operation;
+    history->part_begun_after = begun_after;
+    history->world.between = history_add_part;
+    history->world.between_argument = history;
     if (operation_run(&history->world, operation, &durable) < 0)
         fail("working", history->world.message);
     history->running = NULL;
+    history->world.between = NULL;
     if (operation->kind != OPERATION_CHECKPOINT) {
         history_add_state(history, operation, begun_after);
         state = history->state_count - 1;
@@ -126,13 +138,11 @@ static void work_beside(struct history *history)
         operation = operation_draw(&history->chance);
     } while (operation.kind == OPERATION_CHECKPOINT);
     const struct operation *running = history->running;
-    history->medium.before_write = NULL;
     history_step(history, &operation);
     operation = (struct operation){.kind = OPERATION_FSYNCDIR};
     if (chance_one_in(&history->chance, 2))
         history_step(history, &operation);
     history->running = running;
-    history->medium.before_write = history_before_write;
 }
 
 void history_before_write(void *argument, uint64_t offset_bytes)

@@ -39,6 +39,7 @@ struct history {
     struct world world;
     struct chance chance;
     const struct operation *running;
+    size_t part_begun_after; /* of the running operation, when it does several things */
     unsigned beside_left;
     bool with_states; /* false: only what is there in the end is of interest */
 };

@@ -11,6 +11,8 @@
 #include "world.h"
 
 #define SNAPSHOTS_MAX 5u
+#define AUTOMATIC_MAX 12u
+#define LISTED_MAX 64u
 #define VOLUMES_MAX 3u
 #define REFERENCES_MAX 16u
 #define LENGTH_MAX 200000u
@@ -24,8 +26,8 @@
 const char *const operation_names[OPERATION_KINDS] = {
     "create", "mkdir", "symlink", "unnamed", "write", "append", "truncate", "rename", "exchange", "link", "unlink",
     "unlink held", "release", "rmdir", "setxattr", "removexattr", "setattr", "fsync", "fdatasync", "fsyncdir",
-    "snapshot", "snapshot, synced", "snapshot delete", "annotate", "rollback", "clone", "destroy", "reflink", "punch",
-    "zero", "allocate", "checkpoint",
+    "snapshot", "snapshot, synced", "snapshot delete", "snapshots", "thin", "annotate", "hold", "rollback", "clone",
+    "promote", "destroy", "reflink", "punch", "zero", "allocate", "checkpoint",
 };
 
 static const unsigned weights[OPERATION_KINDS] = {
@@ -36,10 +38,11 @@ static const unsigned weights[OPERATION_KINDS] = {
     [OPERATION_RELEASE] = 1,       [OPERATION_RMDIR] = 1,           [OPERATION_SETXATTR] = 4,
     [OPERATION_REMOVEXATTR] = 1,   [OPERATION_SETATTR] = 1,         [OPERATION_FSYNC] = 6,
     [OPERATION_FDATASYNC] = 2,     [OPERATION_FSYNCDIR] = 2,        [OPERATION_SNAPSHOT] = 5,
-    [OPERATION_SNAPSHOT_SYNC] = 1, [OPERATION_SNAPSHOT_DELETE] = 4, [OPERATION_ANNOTATE] = 1,
-    [OPERATION_ROLLBACK] = 1,      [OPERATION_CLONE] = 1,           [OPERATION_DESTROY] = 1,
-    [OPERATION_REFLINK] = 5,       [OPERATION_PUNCH] = 4,           [OPERATION_ZERO] = 1,
-    [OPERATION_ALLOCATE] = 1,      [OPERATION_CHECKPOINT] = 5,
+    [OPERATION_SNAPSHOT_SYNC] = 1, [OPERATION_SNAPSHOT_DELETE] = 4, [OPERATION_SNAPSHOTS] = 2,
+    [OPERATION_THIN] = 2,          [OPERATION_ANNOTATE] = 1,        [OPERATION_HOLD] = 1,
+    [OPERATION_ROLLBACK] = 1,      [OPERATION_CLONE] = 1,           [OPERATION_PROMOTE] = 1,
+    [OPERATION_DESTROY] = 1,       [OPERATION_REFLINK] = 5,         [OPERATION_PUNCH] = 4,
+    [OPERATION_ZERO] = 1,          [OPERATION_ALLOCATE] = 1,        [OPERATION_CHECKPOINT] = 5,
 };
 
 /* ---- names ------------------------------------------------------------------------------------------------------ */
@@ -177,10 +180,10 @@ static int destroy_volume(struct world *world, const struct operation *operation
 {
     struct store_volume volume;
     struct store_snapshot snapshot = {.id = 0};
-    uint64_t ids[64];
+    uint64_t ids[LISTED_MAX];
     size_t count = 0;
     TRY(find_volume(world, operation, true, &volume));
-    while (count < 64 && store_snapshot_next(world->store, volume.id, snapshot.id, &snapshot) == 0)
+    while (count < LISTED_MAX && store_snapshot_next(world->store, volume.id, snapshot.id, &snapshot) == 0)
         ids[count++] = snapshot.id;
     TRY(store_volume_destroy(world->store, volume.id));
     while (count > 0)
@@ -195,6 +198,92 @@ static int take_snapshot(struct world *world, const struct store_volume *volume,
         return delete_snapshot(world, volume, 0);
     (void)snprintf(name, sizeof name, "s%llu", (unsigned long long)world->serial++);
     return filesystem_snapshot(world->filesystem, root, name, durable);
+}
+
+static void part_done(struct world *world)
+{
+    if (world->between)
+        world->between(world->between_argument);
+}
+
+static bool is_automatic(const struct store_snapshot *snapshot)
+{
+    return strncmp(snapshot->name, "auto-", 5) == 0;
+}
+
+static size_t list_snapshots(struct world *world, uint64_t volume_id, struct store_snapshot *out)
+{
+    struct store_snapshot snapshot = {.id = 0};
+    size_t count = 0;
+    while (count < LISTED_MAX && store_snapshot_next(world->store, volume_id, snapshot.id, &snapshot) == 0)
+        out[count++] = snapshot;
+    return count;
+}
+
+/* As thinning does (cowfs/retention.py): of the automatic ones, oldest first, the first of each stretch of time stays,
+ * and what is held or has clones. Each goes in a transaction of its own, and none of them is waited for. */
+static int thin(struct world *world, uint64_t volume_id, const struct operation *operation)
+{
+    static struct store_snapshot snapshots[LISTED_MAX];
+    uint64_t every_ns = UINT64_C(4000) << operation->content % 5, last = UINT64_MAX;
+    size_t count = list_snapshots(world, volume_id, snapshots), kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct store_snapshot *snapshot = &snapshots[i];
+        uint64_t stretch = snapshot->created_ns / every_ns;
+        bool stays = !is_automatic(snapshot) || stretch != last || snapshot->hold_count || snapshot->clone_count;
+        last = is_automatic(snapshot) ? stretch : last;
+        if (stays) {
+            snapshots[kept++] = *snapshot;
+            continue;
+        }
+        TRY(store_snapshot_delete(world->store, snapshot->id));
+        filesystem_forget_snapshot(world->filesystem, snapshot->id);
+        part_done(world);
+    }
+    struct store_snapshot found;
+    for (size_t i = 0; i < kept; i++)
+        if (store_snapshot_get(world->store, snapshots[i].id, &found) < 0 || found.volume_id != volume_id) {
+            (void)snprintf(world->message, sizeof world->message, "thinning took %s, which was to stay",
+                           snapshots[i].name);
+            return -EUCLEAN;
+        }
+    return 0;
+}
+
+/* Automatic ones, each after a small change. When there are many already, they are thinned. */
+static int take_snapshots(struct world *world, const struct store_volume *volume, uint64_t root,
+                          const struct operation *operation)
+{
+    if (volume->snapshot_count >= AUTOMATIC_MAX)
+        return thin(world, volume->id, operation);
+    for (uint64_t i = 0; i < 2 + operation->content % 5; i++) {
+        struct filesystem_change change = {.fields = FILESYSTEM_SET_UID, .uid = (uint32_t)(operation->content + i)};
+        struct filesystem_attributes attributes;
+        char name[32];
+        TRY(filesystem_setattr(world->filesystem, root, &change, &attributes));
+        part_done(world);
+        (void)snprintf(name, sizeof name, "auto-%llu", (unsigned long long)world->serial++);
+        TRY(filesystem_snapshot(world->filesystem, root, name, false));
+        part_done(world);
+    }
+    return 0;
+}
+
+/* Takes a hold of what has none, and releases one that there is. */
+static int hold(struct world *world, const struct store_volume *volume, unsigned index)
+{
+    struct store_snapshot snapshot;
+    TRY(find_snapshot(world, volume->id, index, &snapshot));
+    return store_snapshot_annotate(world->store, snapshot.id, !snapshot.hold_count, snapshot.annotation,
+                                   snapshot.annotation_length);
+}
+
+/* A clone in most cases; the mounted volume becomes one when a clone of it was promoted. */
+static int promote(struct world *world, const struct operation *operation)
+{
+    struct store_volume volume;
+    TRY(find_volume(world, operation, operation->content % 4 > 0, &volume));
+    return store_promote(world->store, volume.id);
 }
 
 static int roll_back(struct world *world, const struct store_volume *volume, unsigned index)
@@ -398,13 +487,22 @@ static int run(struct world *world, const struct operation *operation, struct re
         return result;
     case OPERATION_SNAPSHOT_DELETE:
         return delete_snapshot(world, &volume, operation->snapshot);
+    case OPERATION_SNAPSHOTS:
+        return take_snapshots(world, &volume, root, operation);
+    case OPERATION_THIN:
+        return thin(world, volume.id, operation);
     case OPERATION_ANNOTATE:
         TRY(find_snapshot(world, volume.id, operation->snapshot, &snapshot));
-        return store_snapshot_annotate(world->store, snapshot.id, 0, &operation->content, sizeof operation->content);
+        return store_snapshot_annotate(world->store, snapshot.id, snapshot.hold_count, &operation->content,
+                                       sizeof operation->content);
+    case OPERATION_HOLD:
+        return hold(world, &volume, operation->snapshot);
     case OPERATION_ROLLBACK:
         return roll_back(world, &volume, operation->snapshot);
     case OPERATION_CLONE:
         return make_clone(world, operation, &volume);
+    case OPERATION_PROMOTE:
+        return promote(world, operation);
     case OPERATION_DESTROY:
         return destroy_volume(world, operation);
     case OPERATION_RELEASE:
@@ -502,8 +600,12 @@ static const struct operation bounded[] = {
     {.kind = OPERATION_REMOVEXATTR, .from = A_BAR, .content = 16},
     {.kind = OPERATION_SNAPSHOT},
     {.kind = OPERATION_SNAPSHOT_DELETE},
+    {.kind = OPERATION_SNAPSHOTS, .content = 2},
+    {.kind = OPERATION_THIN, .content = 4},
+    {.kind = OPERATION_HOLD, .snapshot = 1},
     {.kind = OPERATION_ROLLBACK},
     {.kind = OPERATION_CLONE},
+    {.kind = OPERATION_PROMOTE, .content = 1},
     {.kind = OPERATION_DESTROY, .volume = 0},
     {.kind = OPERATION_REFLINK, .from = ROOT_FOO, .to = A_BAR},
     {.kind = OPERATION_PUNCH, .from = ROOT_FOO, .offset_bytes = 4096, .length_bytes = 1},
@@ -532,6 +634,8 @@ int bounded_prepare(struct world *world)
         {.kind = OPERATION_SNAPSHOT},
         {.kind = OPERATION_WRITE, .from = ROOT_FOO, .offset_bytes = 4096, .length_bytes = 4096, .content = 3},
         {.kind = OPERATION_CLONE},
+        {.kind = OPERATION_SNAPSHOTS, .content = 1},
+        {.kind = OPERATION_HOLD, .snapshot = 2},
         {.kind = OPERATION_CHECKPOINT},
     };
     bool durable;
