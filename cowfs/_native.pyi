@@ -40,9 +40,14 @@ class FileSystem:
         """Node id of the root of another volume's tree, writable. The mounted volume gives 1."""
     def forget_snapshot(self, snapshot_id: int) -> None:
         """The snapshot is deleted: its node ids answer ESTALE from now on."""
-    def rolled_back(self, volume_id: int) -> list[int]:
+    def rolled_back(self, volume_id: int) -> tuple[list[int], int]:
         """The volume's content was replaced: starts a new view for it and makes the old one stale. Returns the node
-        ids of the old view that the kernel still holds (lookup count above zero), those that are open first."""
+        ids of the old view that are open, and the view's number for held_nodes(). Takes as long as there are open
+        nodes, however many the kernel holds."""
+    def held_nodes(self, view: int, cursor: int) -> tuple[list[int], int]:
+        """One short step through the node ids of a view that the kernel holds (lookup count above zero), open ones
+        included. The cursor is 0 for the first step, and returned as 0 by the last. What is held all the time is
+        returned at least once."""
     def is_read_only_node(self, node_id: int) -> bool: ...
     def is_stale(self, node_id: int) -> bool: ...
     def is_settling(self, node_id: int) -> bool:

@@ -27,9 +27,10 @@ from cowfs.volumes import MountedPool, describe_snapshot
 log = logging.getLogger("cowfs")
 
 REQUEST_LENGTH_MAX_BYTES = 64 << 10
-# Of what the kernel keeps a rollback waits for what is open, and for so many nodes at least; 1 to 5 us each. Neither
-# paths nor descriptors lead to the rest.
+# Of what the kernel keeps a rollback waits for what is open, and for the rest of it as long as that is little: so many
+# nodes, 1 to 5 us each, found in so many steps. Neither paths nor descriptors lead to what is left then.
 NODES_AT_ONCE = 500
+STEPS_AT_ONCE = 8
 # The command that rolled back is told first.
 FORGETTING_DELAY_S = 0.01
 CONNECTIONS_MAX = 128
@@ -94,18 +95,22 @@ async def _switch(pool: MountedPool, volume: str | None, kind: str, find: Callab
     if pool.cache_flush is not None:
         # For the guard. What is written between this and the rollback goes with the tree that it was written to.
         await trio.to_thread.run_sync(pool.flush_cache)
-    result, nodes = pool.roll_back(volume, find(), kind)
+    result, nodes, view = pool.roll_back(volume, find(), kind)
 
-    at_once = max(NODES_AT_ONCE, pool.filesystem.open_nodes())
-    later = nodes[at_once:] if pool.forget_nodes_later is not None else []
-
-    def finish() -> None:
-        pool.announce_rollback(result["guard"]["id"], nodes[:len(nodes) - len(later)])
+    def finish() -> int:
+        pool.announce_rollback(result["guard"]["id"], nodes)
+        found = cursor = 0
+        for _ in range(STEPS_AT_ONCE):
+            count, cursor = pool.forget_held_nodes(view, cursor)
+            found += count
+            if cursor == 0 or found >= NODES_AT_ONCE:
+                break
         pool.store.commit()
+        return cursor
 
-    await trio.to_thread.run_sync(finish)
-    if later and pool.forget_nodes_later is not None:
-        pool.forget_nodes_later(later)
+    cursor = await trio.to_thread.run_sync(finish)
+    if cursor and pool.forget_view_later is not None:
+        pool.forget_view_later(view, cursor)
     return result
 
 
@@ -353,7 +358,7 @@ class ControlServer:
 
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
-            self._pool.forget_nodes_later = lambda nodes: nursery.start_soon(self._forget_nodes, nodes)
+            self._pool.forget_view_later = lambda view, cursor: nursery.start_soon(self._forget_view, view, cursor)
             while True:
                 try:
                     connection, _address = await self._listener.accept()
@@ -364,12 +369,12 @@ class ControlServer:
                     continue
                 nursery.start_soon(self._serve_connection, connection)
 
-    async def _forget_nodes(self, nodes: list[int]) -> None:
-        """In parts, between which an unmount can end it."""
+    async def _forget_view(self, view: int, cursor: int) -> None:
+        """In steps, between which an unmount can end it."""
         await trio.sleep(FORGETTING_DELAY_S)
         try:
-            for at in range(0, len(nodes), NODES_AT_ONCE):
-                await trio.to_thread.run_sync(self._pool.forget_nodes, nodes[at:at + NODES_AT_ONCE])
+            while cursor:
+                _count, cursor = await trio.to_thread.run_sync(self._pool.forget_held_nodes, view, cursor)
         except OSError as error:
             log.warning("the kernel could not be told to forget what a rollback left behind: %s", error)
 

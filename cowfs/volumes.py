@@ -91,8 +91,8 @@ class MountedPool:
         this very mount, and so never on the event loop."""
         self.damage = DamageLog(store, filesystem)
         self.scrubber: Scrub | None = None
-        self.forget_nodes_later: Callable[[list[int]], None] | None = None
-        """forget_nodes() in the background, while the control socket is served."""
+        self.forget_view_later: Callable[[int, int], None] | None = None
+        """forget_held_nodes() from a cursor on, in the background, while the control socket is served."""
         self.events: dict[str, int] = {"unexpected": 0, "io_error": 0}
 
     def _compression_changed(self, volume_id: int, value: str | None) -> None:
@@ -260,9 +260,11 @@ class MountedPool:
 
     # ---- rollback
 
-    def roll_back(self, volume: str | None, name: str, kind: str = "rollback") -> tuple[dict[str, Any], list[int]]:
-        """The volume's content becomes the snapshot's, after flush_cache(). Returns the guard snapshot and the node
-        ids of the old tree, of which the kernel has to be told with announce_rollback().
+    def roll_back(self, volume: str | None, name: str,
+                  kind: str = "rollback") -> tuple[dict[str, Any], list[int], int]:
+        """The volume's content becomes the snapshot's, after flush_cache(). Returns the guard snapshot, the open nodes
+        of the old tree, of which the kernel has to be told with announce_rollback(), and the old view's number, for
+        forget_held_nodes().
 
         On the event loop, and without a pause between the two steps: a handler that ran between them would write
         through a node id of the old tree into the new one."""
@@ -275,10 +277,10 @@ class MountedPool:
                 break
             except FileExistsError:
                 continue
-        nodes = self.filesystem.rolled_back(volume_id)
+        nodes, view = self.filesystem.rolled_back(volume_id)
         self.history_changed_ns = guard.created_ns
-        log.info("rolled back volume %d to %s; guard %s; %d nodes stale", volume_id, name, guard.name, len(nodes))
-        return {"snapshot": name, "guard": describe_snapshot(guard)}, nodes
+        log.info("rolled back volume %d to %s; guard %s; %d stale nodes open", volume_id, name, guard.name, len(nodes))
+        return {"snapshot": name, "guard": describe_snapshot(guard)}, nodes, view
 
     def announce_rollback(self, guard_id: int, nodes: list[int]) -> None:
         """Waits until no path leads to the old tree any more, and the kernel keeps nothing of these nodes."""
@@ -288,6 +290,13 @@ class MountedPool:
             self._invalidate_root_names(guard_id)
         self.notifier.invalidate_inode(1)
         self.forget_nodes(nodes)
+
+    def forget_held_nodes(self, view: int, cursor: int) -> tuple[int, int]:
+        """One step of forget_nodes() for all of a view that is left: how many, and the cursor for the next step, 0 at
+        the end."""
+        nodes, cursor = self.filesystem.held_nodes(view, cursor)
+        self.forget_nodes(nodes)
+        return len(nodes), cursor
 
     def forget_nodes(self, nodes: list[int]) -> None:
         """Waits until the kernel has dropped attributes and pages of nodes."""

@@ -221,27 +221,56 @@ static FILE_SYSTEM_METHOD(file_system_forget_snapshot)
     Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
-static FILE_SYSTEM_METHOD(file_system_rolled_back)
+/* Frees the ids. */
+static PyObject *nodes_to_list(struct filesystem_nodes *nodes)
 {
-    static char *names[] = {"volume_id", NULL};
-    uint64_t volume_id, *nodes = NULL;
-    size_t count = 0;
-    int status;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:rolled_back", names, binding_convert_u64, &volume_id) ||
-        !binding_enter(self))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS status = filesystem_rolled_back(self->filesystem, volume_id, &nodes, &count);
-    Py_END_ALLOW_THREADS if (status != 0) return binding_raise(status);
-    PyObject *list = PyList_New((Py_ssize_t)count);
-    for (size_t at = 0; list != NULL && at < count; at++) {
-        PyObject *node = PyLong_FromUnsignedLongLong(nodes[at]);
+    PyObject *list = PyList_New((Py_ssize_t)nodes->count);
+    for (size_t at = 0; list != NULL && at < nodes->count; at++) {
+        PyObject *node = PyLong_FromUnsignedLongLong(nodes->ids[at]);
         if (node == NULL)
             Py_CLEAR(list);
         else
             PyList_SET_ITEM(list, (Py_ssize_t)at, node);
     }
-    free(nodes);
+    free(nodes->ids);
     return list;
+}
+
+static FILE_SYSTEM_METHOD(file_system_rolled_back)
+{
+    static char *names[] = {"volume_id", NULL};
+    struct filesystem_nodes open = {0};
+    uint64_t volume_id;
+    uint32_t old_view;
+    int status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:rolled_back", names, binding_convert_u64, &volume_id) ||
+        !binding_enter(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS status = filesystem_rolled_back(self->filesystem, volume_id, &open, &old_view);
+    Py_END_ALLOW_THREADS if (status != 0) return binding_raise(status);
+    PyObject *list = nodes_to_list(&open);
+    return list == NULL ? NULL : Py_BuildValue("NI", list, (unsigned int)old_view);
+}
+
+static FILE_SYSTEM_METHOD(file_system_held_nodes)
+{
+    static char *names[] = {"view", "cursor", NULL};
+    struct filesystem_nodes nodes = {0};
+    uint64_t view, cursor;
+    int status;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&:held_nodes", names, binding_convert_u64, &view,
+                                     binding_convert_u64, &cursor) ||
+        !binding_enter(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS status =
+        filesystem_held_nodes(self->filesystem, view > UINT32_MAX ? UINT32_MAX : (uint32_t)view, &cursor, &nodes);
+    Py_END_ALLOW_THREADS if (status != 0)
+    {
+        free(nodes.ids);
+        return binding_raise(status);
+    }
+    PyObject *list = nodes_to_list(&nodes);
+    return list == NULL ? NULL : Py_BuildValue("NK", list, (unsigned long long)cursor);
 }
 
 static PyObject *node_question(struct file_system_object *self, PyObject *arguments, PyObject *keywords,
@@ -417,8 +446,11 @@ static PyMethodDef file_system_methods[] = {
     METHOD("forget_snapshot", file_system_forget_snapshot,
            "($self, /, snapshot_id)\n--\n\nThe snapshot is deleted: its node ids answer ESTALE from now on."),
     METHOD("rolled_back", file_system_rolled_back,
-           "($self, /, volume_id)\n--\n\nStarts a new view; returns the node ids of the old one still held, "
-           "those that are open first."),
+           "($self, /, volume_id)\n--\n\nStarts a new view; returns the node ids of the old one that are open, and its "
+           "number."),
+    METHOD("held_nodes", file_system_held_nodes,
+           "($self, /, view, cursor)\n--\n\nOne step through the nodes of a view that are held; and the next cursor, "
+           "0 at the end."),
     METHOD("is_read_only_node", file_system_is_read_only_node,
            "($self, /, node_id)\n--\n\nWhether changes to the node answer an error."),
     METHOD("is_stale", file_system_is_stale, "($self, /, node_id)\n--\n\nWhether the node's tree is gone."),

@@ -76,9 +76,21 @@ int filesystem_view_of_volume(struct filesystem *filesystem, uint64_t volume_id,
 void filesystem_forget_snapshot(struct filesystem *filesystem, uint64_t snapshot_id);
 /* Whether any view of it was made: only then can the kernel know its name. */
 bool filesystem_snapshot_is_viewed(struct filesystem *filesystem, uint64_t snapshot_id);
-/* The volume's content was replaced: a new view, and the old one stale. `nodes` (free() it) are the old view's node
- * ids with a lookup count above zero, those that are open first. */
-int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, uint64_t **nodes, size_t *node_count);
+struct filesystem_nodes {
+    uint64_t *ids; /* free() it */
+    size_t count;
+    size_t capacity;
+};
+/* The volume's content was replaced: a new view, and the old one stale. `open` are the old view's nodes that are open,
+ * and *old_view is its number, for filesystem_held_nodes(); UINT32_MAX when there was none. Takes as long as there are
+ * open nodes, however many are held. */
+int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, struct filesystem_nodes *open,
+                           uint32_t *old_view);
+/* One step through the nodes of a view whose lookup count is above zero, open ones included: looks at a bounded number
+ * of those of all views, and appends what it finds. *cursor is 0 at the beginning and again at the end. A node that is
+ * held all the time is found at least once. */
+int filesystem_held_nodes(struct filesystem *filesystem, uint32_t view, uint64_t *cursor,
+                          struct filesystem_nodes *nodes);
 /* What is written to a volume from now on is compressed so, by one of the algorithms in compression.h (0: not at all).
  * Volume id 0: what is written to those for which nothing was said. Lasts as long as the mount. */
 int filesystem_set_compression(struct filesystem *filesystem, uint64_t volume_id, unsigned algorithm, unsigned level);

@@ -145,8 +145,6 @@ int place_transact_removal(const struct place *place, transaction_body body, voi
 /* A number that no inode of the place's tree has had since it was opened. -ENOSPC when they are used up. */
 int place_next_inode(const struct place *place, uint64_t *number);
 
-/* With the view mutex held: brings those that are open to the front. */
-void opens_first(const struct filesystem *filesystem, uint64_t *nodes, size_t count);
 /* Raises lookup counts by one each, all or none (-ENOMEM). May be called at the end of a READ body. */
 int lookups_raise(const struct place *place, const uint64_t *nodes, size_t count);
 /* Memory for one lookup that an apply hook will insert; given back when that did not happen. */

@@ -6,10 +6,16 @@
 
 #define MAP_CAPACITY_MIN 64u
 
+/* So many of a hash's high bits say where a key belongs: tables of all sizes have their keys in the same order. */
+static unsigned map_shift(const struct map *map)
+{
+    return (unsigned)__builtin_clzll(map->capacity) + 1;
+}
+
 static size_t map_home(const struct map *map, uint64_t key)
 {
     /* Fibonacci hashing: node ids count up, the multiplication spreads them over the high bits. */
-    return (size_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & (map->capacity - 1);
+    return (size_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> map_shift(map));
 }
 
 /* The slot of the key, or the empty one where it belongs. There is always an empty slot: at most 3/4 are taken. */
@@ -82,6 +88,31 @@ void map_remove(struct map *map, uint64_t key, size_t keep)
     /* A failed shrink leaves the larger table, which serves as well. */
     if (map->capacity > MAP_CAPACITY_MIN && (map->count + keep) * 8 < map->capacity)
         (void)map_resize(map, map->capacity / 2);
+}
+
+int map_step(const struct map *map, uint64_t *cursor, size_t homes, int (*visit)(void *argument, uint64_t key),
+             void *argument)
+{
+    if (map->capacity == 0) {
+        *cursor = 0;
+        return 0;
+    }
+    /* The cursor is a hash, which means the same place in a table that has grown, and an earlier one in a smaller. */
+    size_t first = (size_t)(*cursor >> map_shift(map));
+    size_t end = map->capacity - first > homes ? first + homes : map->capacity;
+    /* Keys lie at or behind their homes, with no empty slot between; from the last slot it goes on at the first. */
+    for (size_t at = first; at < end || map->slots[at & (map->capacity - 1)].key != 0; at++) {
+        uint64_t key = map->slots[at & (map->capacity - 1)].key;
+        size_t home = key == 0 ? end : map_home(map, key);
+        bool wrapped = home > (at & (map->capacity - 1));
+        if (home < first || home >= end || wrapped != (at >= map->capacity))
+            continue;
+        int status = visit(argument, key);
+        if (status != 0)
+            return status;
+    }
+    *cursor = end == map->capacity ? 0 : (uint64_t)end << map_shift(map);
+    return 0;
 }
 
 void map_free(struct map *map)

@@ -25,6 +25,12 @@ uint64_t *map_get(const struct map *map, uint64_t key);
 uint64_t *map_insert(struct map *map, uint64_t key);
 /* `keep` is room for that many insertions that shrinking leaves. */
 void map_remove(struct map *map, uint64_t key, size_t keep);
+/* Goes through a map in steps, between which it may change: what is there from the first step to the last is visited
+ * at least once. *cursor is 0 at the beginning, and again when all has been visited. A step takes a time that follows
+ * `homes`, how many of the places where keys belong it looks at. What `visit` returns ends the step when it is not 0,
+ * and leaves *cursor where it was. */
+int map_step(const struct map *map, uint64_t *cursor, size_t homes, int (*visit)(void *argument, uint64_t key),
+             void *argument);
 void map_free(struct map *map);
 
 #endif

@@ -28,14 +28,3 @@ size_t filesystem_open_nodes(struct filesystem *filesystem)
     pthread_mutex_unlock(&filesystem->view_mutex);
     return count;
 }
-
-void opens_first(const struct filesystem *filesystem, uint64_t *nodes, size_t count)
-{
-    for (size_t at = 0, front = 0; at < count; at++) {
-        if (map_get(&filesystem->opens, nodes[at]) != NULL) {
-            uint64_t node = nodes[at];
-            nodes[at] = nodes[front];
-            nodes[front++] = node;
-        }
-    }
-}

@@ -8,6 +8,9 @@
 /* Node ids stay below 2^63; the highest number is that of the virtual directories in `.cowfs`. */
 #define VIEW_NUMBER_MAX ((UINT32_C(1) << (63 - FILESYSTEM_VIEW_SHIFT)) - 2)
 
+/* How many places of the table of lookups one step looks at. */
+#define NODES_PER_STEP 1024u
+
 enum { LOOKUP_UNLINKED = 1, LOOKUP_ONE = 2 };
 
 static struct view *view_find(struct filesystem *filesystem, uint32_t number)
@@ -189,30 +192,51 @@ void filesystem_forget_snapshot(struct filesystem *filesystem, uint64_t snapshot
     pthread_mutex_unlock(&filesystem->view_mutex);
 }
 
-/* With the mutex held: the nodes of a view that are held, in a list to be freed. */
-static int view_held_nodes(struct filesystem *filesystem, const struct view *view, uint64_t **nodes, size_t *count)
+struct view_nodes {
+    uint32_t number;
+    struct filesystem_nodes *out;
+};
+
+static int view_nodes_visit(void *argument, uint64_t node)
 {
-    uint64_t *list = malloc((size_t)view->held * sizeof *list + 1);
-    size_t found = 0;
-    if (list == NULL)
-        return -ENOMEM;
-    for (size_t at = 0; at < filesystem->lookups.capacity; at++) {
-        uint64_t node = filesystem->lookups.slots[at].key;
-        if (node > FILESYSTEM_ROOT_INODE && node >> FILESYSTEM_VIEW_SHIFT == view->number)
-            list[found++] = node;
+    struct view_nodes *nodes = argument;
+    struct filesystem_nodes *out = nodes->out;
+    if (node <= FILESYSTEM_ROOT_INODE || node >> FILESYSTEM_VIEW_SHIFT != nodes->number)
+        return 0;
+    if (out->count == out->capacity) {
+        size_t capacity = out->capacity == 0 ? NODES_PER_STEP : out->capacity * 2;
+        uint64_t *ids = realloc(out->ids, capacity * sizeof *ids);
+        if (ids == NULL)
+            return -ENOMEM;
+        out->ids = ids;
+        out->capacity = capacity;
     }
-    opens_first(filesystem, list, found);
-    *nodes = list;
-    *count = found;
+    out->ids[out->count++] = node;
     return 0;
 }
 
-int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, uint64_t **nodes, size_t *node_count)
+int filesystem_held_nodes(struct filesystem *filesystem, uint32_t view, uint64_t *cursor,
+                          struct filesystem_nodes *nodes)
+{
+    struct view_nodes found = {view, nodes};
+    int status = 0;
+    pthread_mutex_lock(&filesystem->view_mutex);
+    if (view_find(filesystem, view) == NULL)
+        *cursor = 0;
+    else
+        status = map_step(&filesystem->lookups, cursor, NODES_PER_STEP, view_nodes_visit, &found);
+    pthread_mutex_unlock(&filesystem->view_mutex);
+    return status;
+}
+
+int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, struct filesystem_nodes *open,
+                           uint32_t *old_view)
 {
     struct view read;
     uint32_t number = 0;
-    *nodes = NULL;
-    *node_count = 0;
+    uint64_t cursor = 0;
+    *open = (struct filesystem_nodes){0};
+    *old_view = UINT32_MAX;
     int status = view_read(filesystem, volume_id, false, &read);
     if (status != 0)
         return status;
@@ -222,10 +246,12 @@ int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, ui
         pthread_mutex_unlock(&filesystem->view_mutex);
         return 0;
     }
-    status = view_held_nodes(filesystem, old, nodes, node_count);
+    struct view_nodes found = {old->number, open};
+    status = map_step(&filesystem->opens, &cursor, SIZE_MAX, view_nodes_visit, &found);
     if (status == 0)
         status = view_install(filesystem, &read, &number);
     if (status == 0) {
+        *old_view = old->number;
         if (old->number == filesystem->mounted_view)
             filesystem->mounted_view = number;
         view_make_stale(filesystem, old);
@@ -235,9 +261,8 @@ int filesystem_rolled_back(struct filesystem *filesystem, uint64_t volume_id, ui
     if (status == 0 && !filesystem->read_only)
         status = orphans_finish(filesystem, number);
     if (status != 0) {
-        free(*nodes);
-        *nodes = NULL;
-        *node_count = 0;
+        free(open->ids);
+        *open = (struct filesystem_nodes){0};
     }
     return status;
 }

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from btree import Storage, Store
 from cowfs._native import ROOT_INODE, FileSystem
+from tests.unit.filesystem_pool import held_nodes
 
 POOL_SIZE_BYTES = 192 << 20
 MODE, NLINK, SIZE, MTIME = 1, 2, 6, 9
@@ -537,8 +538,8 @@ class FileSystemPair:
         snapshot = rng.choice(self.snapshots)
         copy = self.copy_host()
         guard = self.store.rollback(self.volume_id, snapshot.id, f"guard{self.serial}")
-        held = self.file_system.rolled_back(self.volume_id)
-        assert set(held) == {handle.node for handle in self.handles}
+        _opened, view = self.file_system.rolled_back(self.volume_id)
+        assert set(held_nodes(self.file_system, view)) == {handle.node for handle in self.handles}
         for handle in self.handles:
             try:
                 self.file_system.getattr(handle.node)

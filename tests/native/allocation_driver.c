@@ -253,8 +253,9 @@ static void administer(struct life *life)
     struct filesystem_change change = {.fields = FILESYSTEM_SET_SIZE, .size_bytes = 12345};
     const struct filesystem_creation directory = {.mode = S_IFDIR | 0755};
     char text[16];
-    uint64_t clone, root, *nodes;
-    size_t count;
+    struct filesystem_nodes open, held = {0};
+    uint64_t clone, root, cursor = 0;
+    uint32_t old_view;
     int result = filesystem_lookup(life->filesystem, 1, name_of(2, text), &attributes);
     if (result != -ENOENT && expect("lookup", result)) {
         uint64_t node = attributes.node;
@@ -282,8 +283,13 @@ static void administer(struct life *life)
     /* To a snapshot that is as the tree is: what the files hold stays. */
     if (expect("snapshot", store_snapshot_create(life->store, life->volume_id, "now", &snapshot)) &&
         expect("rollback", store_rollback(life->store, life->volume_id, snapshot.id, "guard", &guard)) &&
-        expect("rolled back", filesystem_rolled_back(life->filesystem, life->volume_id, &nodes, &count)))
-        free(nodes);
+        expect("rolled back", filesystem_rolled_back(life->filesystem, life->volume_id, &open, &old_view))) {
+        free(open.ids);
+        do
+            result = filesystem_held_nodes(life->filesystem, old_view, &cursor, &held);
+        while (expect("held nodes", result) && cursor != 0);
+        free(held.ids);
+    }
 }
 
 static void work(struct life *life)

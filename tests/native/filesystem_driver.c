@@ -397,16 +397,20 @@ static void do_rollback(struct worker *worker)
 {
     struct mount *mount = worker->mount;
     struct store_snapshot guard;
-    uint64_t *nodes;
-    size_t count;
+    struct filesystem_nodes open = {0}, held = {0};
+    uint64_t cursor = 0;
     char name[32];
-    uint32_t present;
+    uint32_t present, old_view;
     uint64_t id = some_snapshot(worker, &present);
     snapshot_name(worker, name);
     pthread_mutex_lock(&mount->rollback_mutex);
     if (expect("rollback", store_rollback(mount->store, mount->volume_id, id, name, &guard)) == 0) {
-        expect("rolled back", filesystem_rolled_back(mount->filesystem, mount->volume_id, &nodes, &count));
-        free(nodes);
+        expect("rolled back", filesystem_rolled_back(mount->filesystem, mount->volume_id, &open, &old_view));
+        free(open.ids);
+        do
+            expect("held nodes", filesystem_held_nodes(mount->filesystem, old_view, &cursor, &held));
+        while (cursor != 0);
+        free(held.ids);
     }
     pthread_mutex_unlock(&mount->rollback_mutex);
 }

@@ -126,8 +126,9 @@ static void *roll_back(void *argument)
     struct mount *self = argument;
     while (!atomic_load(&self->ending)) {
         struct store_snapshot snapshot, guard;
-        uint64_t *nodes;
-        size_t count;
+        struct filesystem_nodes open, held = {0};
+        uint64_t cursor = 0;
+        uint32_t old_view;
         char name[32];
         pause_ms(250);
         if (expect("oldest", store_snapshot_next(self->store, self->volume_id, 0, &snapshot)) != 0)
@@ -136,14 +137,20 @@ static void *roll_back(void *argument)
         int result = expect("roll back", store_rollback(self->store, self->volume_id, snapshot.id, name, &guard));
         if (result != 0)
             continue;
-        result = filesystem_rolled_back(self->filesystem, self->volume_id, &nodes, &count);
+        result = filesystem_rolled_back(self->filesystem, self->volume_id, &open, &old_view);
+        do
+            result = result == 0 ? filesystem_held_nodes(self->filesystem, old_view, &cursor, &held) : result;
+        while (result == 0 && cursor != 0);
         if (result != 0)
             fail("rolled back", result);
         notify(self, NOTIFY_INC_EPOCH, NULL, 0);
         invalidate_inode(self, FILESYSTEM_ROOT_INODE);
-        for (size_t at = 0; at < count; at++)
-            invalidate_inode(self, nodes[at]);
-        free(nodes);
+        for (size_t at = 0; at < open.count; at++)
+            invalidate_inode(self, open.ids[at]);
+        for (size_t at = 0; at < held.count; at++)
+            invalidate_inode(self, held.ids[at]);
+        free(open.ids);
+        free(held.ids);
         atomic_fetch_add(&self->rollbacks, 1);
     }
     return NULL;

@@ -15,6 +15,15 @@ NODE, MODE, NLINK, UID, GID, RDEV, SIZE, BLOCKS, ATIME, MTIME, CTIME, BIRTH, FLA
 BLOCK = 4096
 
 
+def held_nodes(file_system: FileSystem, view: int) -> list[int]:
+    """All nodes of a view that are held, in one go."""
+    nodes, cursor = file_system.held_nodes(view, 0)
+    while cursor:
+        more, cursor = file_system.held_nodes(view, cursor)
+        nodes += more
+    return nodes
+
+
 class Pool:
     def __init__(self, size_bytes: int = 64 << 20) -> None:
         self.storage = Storage.open_memory(size_bytes)

@@ -16,7 +16,14 @@ from btree import Storage, Store
 from cowfs import control
 from cowfs._native import FileSystem
 from cowfs.client import Client
-from cowfs.control import REQUEST_LENGTH_MAX_BYTES, ControlServer, check_arguments, listen, parse_request
+from cowfs.control import (
+    NODES_AT_ONCE,
+    REQUEST_LENGTH_MAX_BYTES,
+    ControlServer,
+    check_arguments,
+    listen,
+    parse_request,
+)
 from cowfs.errors import CowfsError, ExitCode
 from cowfs.mounting import Notifier
 from cowfs.volumes import MountedPool
@@ -174,6 +181,30 @@ def test_rollback_tells_the_kernel(client: Client, pool: MountedPool) -> None:
     assert {name for name, _cookie, _attributes in filesystem.readdir(1, 0, 10, False)} == {b"old", b"new"}
     with failure("not_found", ExitCode.NOT_FOUND):
         client.rollback("never")
+
+
+def test_what_a_rollback_waits_for_follows_what_is_open(client: Client, pool: MountedPool) -> None:
+    """Of 30,000 nodes that the kernel holds, the answer waits for those that are open and a few others."""
+    filesystem = pool.filesystem
+    held = [filesystem.create(1, b"%d" % number, stat.S_IFREG | 0o644, 0, 0)[0] for number in range(30_000)]
+    opened = held[123::1000]
+    for node in opened:
+        filesystem.opened(node)
+    client.snapshot("before")
+    left: list[tuple[int, int]] = []
+    pool.forget_view_later = lambda view, cursor: left.append((view, cursor))
+    pool.notifier = notifier = RecordingNotifier()
+    client.rollback("before")
+    told = [node for kind, node, *_ in notifier.sent[2:] if kind == "inode"]
+    assert set(told[:len(opened)]) == set(opened)
+    assert len(told) <= len(opened) + NODES_AT_ONCE + 1024
+    (view, cursor), = left
+    while cursor:
+        count, cursor = pool.forget_held_nodes(view, cursor)
+        assert count <= 1500
+    assert {node for kind, node, *_ in notifier.sent[2:] if kind == "inode"} == set(held)
+    for node in opened:
+        filesystem.closed(node)
 
 
 def test_rollback_without_epochs_names_the_old_and_the_new_root(client: Client, pool: MountedPool) -> None:

@@ -1,10 +1,11 @@
 """Views: snapshots, other volumes, rollback, and the node ids that stop meaning anything."""
 
 import errno
+import random
 import stat
 
 from cowfs._native import ROOT_INODE, VIEW_SHIFT, FileSystem
-from tests.unit.filesystem_pool import NODE, Pool, fails
+from tests.unit.filesystem_pool import NODE, Pool, fails, held_nodes
 from tests.unit.filesystem_pool import pool as pool
 
 
@@ -96,7 +97,8 @@ def test_rollback(pool: Pool) -> None:
     ):
         with fails(errno.ESTALE):
             call()
-    assert sorted(pool.file_system.rolled_back(pool.volume_id)) == sorted([node, newer])
+    opened, view = pool.file_system.rolled_back(pool.volume_id)
+    assert opened == [] and sorted(held_nodes(pool.file_system, view)) == sorted([node, newer])
     for stale in (node, newer, other):
         assert pool.file_system.is_stale(stale)
         with fails(errno.ESTALE):
@@ -118,7 +120,38 @@ def test_rollback(pool: Pool) -> None:
     assert pool.content(pool.file_system.lookup(root, b"g")[NODE]) == b"newer"
 
 
-def test_what_is_open_comes_first_after_a_rollback(pool: Pool) -> None:
+def test_what_is_found_in_steps_is_complete_whatever_is_forgotten_meanwhile(pool: Pool) -> None:
+    """No step looks at more than its part, and what is held all the time is found while the table shrinks and grows."""
+    directory = pool.mkdir(b"d")
+    nodes = [pool.create(f"f{number}".encode(), b"", directory) for number in range(20_000)]
+    snapshot = pool.store.snapshot(pool.volume_id, "s", sync=False)
+    pool.store.rollback(pool.volume_id, snapshot.id, "guard")
+    opened, view = pool.file_system.rolled_back(pool.volume_id)
+    assert opened == []
+    chance = random.Random(5)
+    leaving = chance.sample(nodes, 19_000)
+    staying = {directory, *nodes}.difference(leaving)
+    found: set[int] = set()
+    cursor = steps = 0
+    root = pool.file_system.lookup(ROOT_INODE, b"d")[NODE]
+    while True:
+        some, cursor = pool.file_system.held_nodes(view, cursor)
+        assert len(some) <= 1500
+        found.update(some)
+        steps += 1
+        for node in leaving[-900:]:
+            pool.file_system.forget(node, 1)
+        del leaving[-900:]
+        if steps == 15:
+            for number in range(20_000):
+                pool.file_system.lookup(root, f"f{number}".encode())
+        if cursor == 0:
+            break
+    assert staying <= found <= {directory, *nodes}
+    assert steps > 15
+
+
+def test_what_is_open_is_known_at_once_after_a_rollback(pool: Pool) -> None:
     nodes = [pool.create(f"f{number}".encode(), b"x") for number in range(100)]
     snapshot = pool.store.snapshot(pool.volume_id, "s", sync=False)
     for node in (nodes[70], nodes[30], nodes[70], nodes[99], nodes[5]):
@@ -127,9 +160,10 @@ def test_what_is_open_comes_first_after_a_rollback(pool: Pool) -> None:
         pool.file_system.closed(node)
     assert pool.file_system.open_nodes() == 3
     pool.store.rollback(pool.volume_id, snapshot.id, "guard")
-    held = pool.file_system.rolled_back(pool.volume_id)
-    assert set(held[:3]) == {nodes[70], nodes[30], nodes[5]} and sorted(held) == sorted(nodes)
-    for node in held[:3]:
+    opened, view = pool.file_system.rolled_back(pool.volume_id)
+    assert sorted(opened) == sorted([nodes[70], nodes[30], nodes[5]])
+    assert sorted(held_nodes(pool.file_system, view)) == sorted(nodes)
+    for node in opened:
         pool.file_system.closed(node)
     pool.file_system.closed(nodes[0])  # more than was opened: nothing happens
     assert pool.file_system.open_nodes() == 0
@@ -142,7 +176,8 @@ def test_rollback_finishes_the_orphans_of_the_snapshot(pool: Pool) -> None:
     pool.file_system.forget(node, 1)
     assert pool.orphans() == []
     pool.store.rollback(pool.volume_id, snapshot.id, "guard")
-    assert pool.file_system.rolled_back(pool.volume_id) == []
+    opened, view = pool.file_system.rolled_back(pool.volume_id)
+    assert opened == [] and held_nodes(pool.file_system, view) == []
     assert pool.orphans() == []
     root = pool.file_system.view_of_snapshot(snapshot.id)
     assert pool.names(root) == []
@@ -173,11 +208,13 @@ def test_other_volumes(pool: Pool) -> None:
     assert pool.file_system.check(clone) == []
     guard = pool.store.snapshot(clone, "t", sync=False)
     pool.store.rollback(clone, guard.id, "guard")
-    assert sorted(pool.file_system.rolled_back(clone)) == sorted([node, made])
+    opened, view = pool.file_system.rolled_back(clone)
+    assert opened == [] and sorted(held_nodes(pool.file_system, view)) == sorted([node, made])
     assert pool.file_system.view_of_volume(clone) != root
     assert pool.file_system.is_stale(root)
     unseen = pool.store.clone(snapshot.id, "unseen")
-    assert pool.file_system.rolled_back(unseen) == []
+    opened, view = pool.file_system.rolled_back(unseen)
+    assert opened == [] and held_nodes(pool.file_system, view) == []
 
 
 def test_read_only_mounts(pool: Pool) -> None:

@@ -289,16 +289,16 @@ static int promote(struct world *world, const struct operation *operation)
 static int roll_back(struct world *world, const struct store_volume *volume, unsigned index)
 {
     struct store_snapshot snapshot, guard;
-    uint64_t *nodes = NULL;
-    size_t count;
+    struct filesystem_nodes open;
+    uint32_t old_view;
     char name[32];
     TRY(find_snapshot(world, volume->id, index, &snapshot));
     (void)snprintf(name, sizeof name, "g%llu", (unsigned long long)world->serial++);
     TRY(store_rollback(world->store, volume->id, snapshot.id, name, &guard));
     if (volume->id == world->main_id)
         world->held_count = 0;
-    int result = filesystem_rolled_back(world->filesystem, volume->id, &nodes, &count);
-    free(nodes);
+    int result = filesystem_rolled_back(world->filesystem, volume->id, &open, &old_view);
+    free(open.ids);
     return result;
 }
 
