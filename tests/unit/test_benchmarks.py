@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import isolation, machine, method, profiling, report, targets
+from benchmarks import continuous, isolation, machine, method, profiling, report, targets
 from benchmarks.__main__ import parse_arguments
 from benchmarks.jobs import SCALES, percentiles_us
 from benchmarks.jobs_fio import figures_of, job_file
@@ -539,3 +539,60 @@ def test_bench_passes_its_options_on(capfd: pytest.CaptureFixture[str]) -> None:
 def test_trials_are_written_with_all_their_fields() -> None:
     # What old results hold must stay readable: a field that is renamed makes them unreadable.
     assert {field.name for field in dataclasses.fields(method.Trial)} >= {"medium", "peer", "job", "figures", "load"}
+
+
+# ---- snapshots taken and destroyed all the time
+
+
+def test_the_last_minute_is_compared_with_the_one_after_warming_up() -> None:
+    counts = continuous.Counts()
+    samples = []
+    for tenth in range(6000):
+        counts.moments_s.append(tenth / 10)
+        counts.latencies_s.append(0.001 if tenth < 3000 else 0.002)
+        counts.taken += 1
+    for at_s in range(0, 601, 10):
+        sample = {"at_s": float(at_s), "used_mib": 100.0, "memory_mib": 50 + at_s / 10, "queue": 0.0}
+        samples.append(sample | {"taken": at_s * 10, "destroyed": at_s * 10})
+    counts.destroyed = counts.taken
+    result = continuous.summarize(16, 10.0, 600.0, counts, samples)
+    first, last = result["first"], result["last"]
+    assert (first["begin_s"], first["end_s"], last["begin_s"]) == (60, 120, 540)
+    assert (first["taken_per_second"], last["taken_per_second"], last["destroyed_per_second"]) == (10, 10, 10)
+    assert (first["p99_us"], last["p99_us"], result["max_us"]) == (1000, 2000, 2000)
+    assert (first["used_mib"], last["used_mib"]) == (100, 100)
+    assert (first["memory_mib"], last["memory_mib"]) == (59, 107)
+    assert re.search(r"16 +10 memory_mib +59\.0 +107\.0 +\+81\.4 %", continuous.table([result]))
+
+
+def test_rates_of_kinds() -> None:
+    assert continuous.rates_from("") == {0: 5000, 1: 2000, 16: 1000}
+    assert continuous.rates_from("16=30,4=0") == {0: 5000, 1: 2000, 4: 0, 16: 30}
+
+
+@needs_root
+@pytest.mark.timeout(120)
+def test_two_continuous_runs_and_one_of_deletions_at_the_same_time(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.continuous", "--size-mib", "256", "--folder", str(tmp_path)]
+    own = [["--kinds", "0,2", "--rates", "0=50", "--seconds", "1", "--keep", "10", "--sample-seconds", "0.2"],
+           ["--kinds", "16", "--rates", "16=20", "--seconds", "1", "--keep", "5"],
+           ["--deletion", "--snapshots", "300", "--quiet-seconds", "0.2"]]
+    running = [subprocess.Popen([*command, *words, "--output", str(tmp_path / f"{number}.json")], cwd=ROOT,
+                                stdout=subprocess.PIPE, text=True) for number, words in enumerate(own)]
+    try:
+        tables = [process.communicate(timeout=100)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in running] == [0, 0, 0]
+    results = [[json.loads(line) for line in (tmp_path / f"{number}.json").read_text().splitlines()]
+               for number in range(3)]
+    assert [[result["writes_between"] for result in part] for part in results[:2]] == [[0, 2], [16]]
+    for result in (*results[0], *results[1]):
+        assert result["samples"][-1]["taken"] >= max(1, result["samples"][-1]["destroyed"])
+        assert result["samples"][-1]["used_mib"] > 0 and result["samples"][-1]["memory_mib"] > 0
+    assert len(results[0][0]["samples"]) >= 3
+    assert results[2][0]["beside"]["writes"] > 0 and results[2][0]["after"]["snapshots"] == 0
+    assert all("first" in table for table in tables[:2]) and "300 snapshots" in tables[2]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"] * 3, "folders are gone"
