@@ -18,6 +18,7 @@ from cowfs.errors import CowfsError
 from cowfs.mount_options import MountOptions
 from cowfs.mounting import (
     Notifier,
+    limit_malloc_arenas,
     mount_as_root,
     mount_as_user,
     mount_at,
@@ -166,6 +167,7 @@ def serve(request: MountRequest, report: Report, handler: logging.Handler, log_p
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    limit_malloc_arenas()
     store, pool = _open_pool(request, log_path)
     if os.geteuid() == 0 and not set_io_flusher():
         log.info("PR_SET_IO_FLUSHER is not permitted here: under memory pressure the daemon may wait for itself")

@@ -37,6 +37,9 @@ MNT_FORCE = 1
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 PR_SET_IO_FLUSHER = 57
+# malloc.h
+M_ARENA_MAX = -8
+MALLOC_ARENAS = 2
 
 # linux/fuse.h: enum fuse_notify_code; INC_EPOCH since protocol 7.44, Linux 6.16.
 NOTIFY_INVAL_INODE = 2
@@ -247,6 +250,13 @@ def unmount(mountpoint: str, *, lazy: bool = False, force: bool = False) -> None
 def _busy(mountpoint: str) -> CowfsError:
     return CowfsError("busy", f"{mountpoint} is in use",
                       f"close what uses it ('fuser -vm {mountpoint}' lists it) or pass --lazy")
+
+
+def limit_malloc_arenas() -> None:
+    """Before any thread is started: all of them take memory from the same few places (of glibc). Nodes are allocated by
+    one thread and freed by another, so what one has given back to a place of its own the others could not use."""
+    if "MALLOC_ARENA_MAX" not in os.environ and hasattr(_libc(), "mallopt"):
+        _libc().mallopt(M_ARENA_MAX, MALLOC_ARENAS)
 
 
 def set_io_flusher() -> bool:
