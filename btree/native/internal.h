@@ -524,7 +524,7 @@ int tree_get(struct store *store, const struct tree_root *root, struct known_lea
 /* 0 when every node that a change of this key will visit is in memory. */
 int tree_prepare(struct store *store, const struct tree_root *root, struct known_leaves *known, const uint8_t *key,
                  size_t key_length, struct miss *miss);
-/* Apply one change. The nodes are in memory (tree_prepare) and spares exist for 2 * height + 3 nodes. */
+/* Apply one change. The nodes are in memory (tree_prepare) and spares exist for 3 * height + 6 nodes. */
 void tree_put(struct store *store, struct chain *chain, struct path *path, const uint8_t *key, size_t key_length,
               const uint8_t *value, uint16_t value_length, enum store_value_kind kind);
 /* True when that left the leaf sparse or empty: after the last change of the same holding of the lock, tree_tidy() must

@@ -249,7 +249,7 @@ static int replay_transaction(struct store *store, struct reader *body)
             break;
     }
     if (result == 0)
-        result = spares_fill(store, count * (2u * volume->head->head.level + 7u));
+        result = spares_fill(store, count * (3u * volume->head->head.level + 12u));
     if (result == 0)
         changes_apply(store, volume->head, changes, count, base);
     cache_hold(store, false);

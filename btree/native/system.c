@@ -21,7 +21,7 @@ static int system_change(struct store *store, const uint8_t *key, size_t key_len
         pthread_mutex_lock(&store->lock);
         int result = tree_prepare(store, &chain->head, NULL, key, key_length, &miss);
         if (result == 0)
-            result = spares_fill(store, 2u * chain->head.level + 4u);
+            result = spares_fill(store, 3u * chain->head.level + 6u);
         if (result == 0 && put)
             tree_put(store, chain, &path, key, key_length, value, (uint16_t)value_length, STORE_VALUE_PLAIN);
         else if (result == 0 && tree_delete(store, chain, &path, key, key_length))

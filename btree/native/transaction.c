@@ -300,8 +300,9 @@ static int commit_changes(struct transaction *transaction)
                                  transaction->arena, &transaction->miss);
     if (result)
         return result;
-    /* every change may copy a path and split each of its nodes; the batch may make the tree two levels higher */
-    size_t spares = transaction->change_count * (2u * chain->head.level + 7u);
+    /* every change may copy a path, split each of its nodes, and each inner one once more to lower its first key; the
+     * batch may make the tree two levels higher */
+    size_t spares = transaction->change_count * (3u * chain->head.level + 12u);
     if (spares_fill(store, spares) < 0)
         return -ENOMEM;
     size_t bytes = record_length(transaction);

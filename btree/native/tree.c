@@ -332,6 +332,30 @@ static void insert_at(struct store *store, struct chain *chain, struct path *pat
     set_root(chain, root);
 }
 
+/* Smaller keys lead to slot 0 too. Where its node took the place of one that went, they may be smaller than all keys
+ * of inner nodes on the way: these then get the bound that their parent has for them, or what the leaf is split by
+ * would be less than the key before it. False when that has split a node: the path leads nowhere then. */
+static bool path_lower(struct store *store, struct chain *chain, struct path *path, const uint8_t *key,
+                       size_t key_length)
+{
+    for (uint8_t level = path->height; level > 0; level--) {
+        uint8_t *page = path->nodes[level]->page, bound[STORE_KEY_LENGTH_MAX], value[POINTER_LENGTH];
+        struct page_item first;
+        page_get(page, 0, &first);
+        if (path->slots[level - 1] > 0 || item_compare(&first, key, key_length) <= 0)
+            continue;
+        struct page_item lowered = {.suffix = bound, .value = value, .value_length = POINTER_LENGTH};
+        if (level < path->height)
+            lowered.suffix_length = page_copy_key(path->nodes[level + 1]->page, path->slots[level], bound);
+        memcpy(value, first.value, POINTER_LENGTH);
+        page_delete(page, 0);
+        insert_at(store, chain, path, level, 0, &lowered);
+        if (!path->valid)
+            return false;
+    }
+    return true;
+}
+
 void tree_put(struct store *store, struct chain *chain, struct path *path, const uint8_t *key, size_t key_length,
               const uint8_t *value, uint16_t value_length, enum store_value_kind kind)
 {
@@ -346,7 +370,9 @@ void tree_put(struct store *store, struct chain *chain, struct path *path, const
         set_root(chain, leaf);
         return;
     }
-    descend_writable(store, chain, key, key_length, path);
+    do
+        descend_writable(store, chain, key, key_length, path);
+    while (!path_lower(store, chain, path, key, key_length));
     uint8_t *page = path->nodes[0]->page;
     bool exact;
     uint16_t slot = page_find(page, key, key_length, &exact);
