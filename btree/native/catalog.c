@@ -18,9 +18,10 @@ int name_check(const char *name)
 
 int catalog_create(struct store *store)
 {
-    store->snapshot_hash_size = HASH_BUCKETS_MIN;
-    store->snapshot_by_id = calloc(store->snapshot_hash_size, sizeof(struct snapshot *));
-    store->snapshot_by_name = calloc(store->snapshot_hash_size, sizeof(struct snapshot *));
+    store->snapshot_hash_size = store->snapshot_hash_half = HASH_BUCKETS_MIN;
+    store->snapshot_by_id_capacity = store->snapshot_by_name_capacity = HASH_BUCKETS_MIN;
+    store->snapshot_by_id = calloc(HASH_BUCKETS_MIN, sizeof(struct snapshot *));
+    store->snapshot_by_name = calloc(HASH_BUCKETS_MIN, sizeof(struct snapshot *));
     store->system_chain = (struct chain){.is_system = true, .live = true};
     return store->snapshot_by_id && store->snapshot_by_name ? 0 : -ENOMEM;
 }
@@ -62,15 +63,22 @@ void catalog_destroy(struct store *store)
 
 /* ---- looking up ----------------------------------------------------------------------------------------------- */
 
+/* Linear hashing (Litwin, 1980): the table grows slot by slot, so that no snapshot pays for all of them. A hash goes to
+ * the slot that the next greater power of two gives it, or, as long as there is no such slot, the one below. */
+static size_t hash_slot(const struct store *store, uint64_t hash)
+{
+    size_t slot = (size_t)hash & (2 * store->snapshot_hash_half - 1);
+    return slot < store->snapshot_hash_size ? slot : slot - store->snapshot_hash_half;
+}
+
 static size_t id_slot(const struct store *store, uint64_t id)
 {
-    return (size_t)(id * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (store->snapshot_hash_size - 1);
+    return hash_slot(store, id * UINT64_C(0x9e3779b97f4a7c15) >> 32);
 }
 
 static size_t name_slot(const struct store *store, uint64_t volume_id, const char *name)
 {
-    return (size_t)((store_checksum(name, strlen(name)) ^ volume_id * UINT64_C(0x9e3779b97f4a7c15)) >> 16) &
-           (store->snapshot_hash_size - 1);
+    return hash_slot(store, (store_checksum(name, strlen(name)) ^ volume_id * UINT64_C(0x9e3779b97f4a7c15)) >> 16);
 }
 
 struct snapshot *snapshot_by_id(struct store *store, uint64_t id)
@@ -103,32 +111,39 @@ const struct tree_root *object_root(struct store *store, uint64_t object_id, str
 
 /* ---- hash tables, lists ------------------------------------------------------------------------------------------ */
 
+static void name_link(struct store *store, struct snapshot *snapshot)
+{
+    size_t slot = name_slot(store, snapshot->volume->id, snapshot->name);
+    snapshot->name_next = store->snapshot_by_name[slot];
+    store->snapshot_by_name[slot] = snapshot;
+}
+
+/* One slot more in each table: what belongs there now is in one other. */
 static void hash_grow(struct store *store)
 {
-    size_t size = store->snapshot_hash_size * 4;
-    struct snapshot **by_id = calloc(size, sizeof *by_id), **by_name = calloc(size, sizeof *by_name);
-    if (!by_id || !by_name) { /* longer chains are slower, not wrong */
-        free(by_id);
-        free(by_name);
-        return;
+    size_t added = store->snapshot_hash_size, from = added - store->snapshot_hash_half;
+    if (array_reserve((void **)&store->snapshot_by_id, &store->snapshot_by_id_capacity, added + 1,
+                      sizeof *store->snapshot_by_id) < 0 ||
+        array_reserve((void **)&store->snapshot_by_name, &store->snapshot_by_name_capacity, added + 1,
+                      sizeof *store->snapshot_by_name) < 0)
+        return; /* longer chains are slower, not wrong */
+    store->snapshot_hash_size = added + 1;
+    struct snapshot *next, *snapshot = store->snapshot_by_id[from];
+    store->snapshot_by_id[from] = store->snapshot_by_id[added] = NULL;
+    for (; snapshot; snapshot = next) {
+        next = snapshot->id_next;
+        size_t slot = id_slot(store, snapshot->id);
+        snapshot->id_next = store->snapshot_by_id[slot];
+        store->snapshot_by_id[slot] = snapshot;
     }
-    free(store->snapshot_by_id);
-    free(store->snapshot_by_name);
-    store->snapshot_by_id = by_id;
-    store->snapshot_by_name = by_name;
-    store->snapshot_hash_size = size;
-    for (struct chain *chain = store->chains; chain; chain = chain->next) {
-        for (struct snapshot *snapshot = chain->oldest; snapshot; snapshot = snapshot->newer) {
-            size_t slot = id_slot(store, snapshot->id);
-            snapshot->id_next = by_id[slot];
-            by_id[slot] = snapshot;
-            if (!snapshot->hidden) {
-                slot = name_slot(store, snapshot->volume->id, snapshot->name);
-                snapshot->name_next = by_name[slot];
-                by_name[slot] = snapshot;
-            }
-        }
+    snapshot = store->snapshot_by_name[from];
+    store->snapshot_by_name[from] = store->snapshot_by_name[added] = NULL;
+    for (; snapshot; snapshot = next) {
+        next = snapshot->name_next;
+        name_link(store, snapshot);
     }
+    if (store->snapshot_hash_size == 2 * store->snapshot_hash_half)
+        store->snapshot_hash_half = store->snapshot_hash_size;
 }
 
 static void name_unlink(struct store *store, struct snapshot *snapshot)
@@ -255,13 +270,6 @@ void record_removed(struct store *store, enum system_key_type type, uint64_t id)
 
 /* ---- snapshots ------------------------------------------------------------------------------------------------ */
 
-static void name_link(struct store *store, struct snapshot *snapshot)
-{
-    size_t slot = name_slot(store, snapshot->volume->id, snapshot->name);
-    snapshot->name_next = store->snapshot_by_name[slot];
-    store->snapshot_by_name[slot] = snapshot;
-}
-
 void snapshot_give(struct store *store, struct snapshot *snapshot, struct volume *volume)
 {
     name_unlink(store, snapshot);
@@ -286,8 +294,8 @@ struct snapshot *snapshot_attach(struct store *store, struct chain *chain, struc
         snapshot_free(snapshot);
         return NULL;
     }
-    if (store->snapshot_count > store->snapshot_hash_size * 2)
-        hash_grow(store); /* before it is in its chain, whose snapshots this enters */
+    if (store->snapshot_count > store->snapshot_hash_size)
+        hash_grow(store);
     snapshot->older = chain->newest;
     if (chain->newest)
         chain->newest->newer = snapshot;

@@ -371,7 +371,8 @@ struct store {
     struct chain *chains;
     struct chain system_chain;
     struct snapshot **snapshot_by_id, **snapshot_by_name;
-    size_t snapshot_hash_size, snapshot_count;
+    size_t snapshot_hash_size, snapshot_hash_half; /* the greatest power of two up to the size */
+    size_t snapshot_by_id_capacity, snapshot_by_name_capacity, snapshot_count;
     struct snapshot *dirty_snapshots;
     struct queue_item *queue_head, *queue_tail;
     size_t queue_length;
