@@ -160,5 +160,7 @@ class Store:
         The position stays good when trees change and over closing and opening."""
     def statistics(self) -> dict[str, Any]:
         """The fields of struct store_statistics by name; uuid as bytes, label as str."""
+    def stalls(self) -> dict[str, dict[str, dict[str, int]]]:
+        """struct store_stalls: "holds" and "waits", each by name; counts and maxima since opening."""
     def _capsule(self) -> object:
         """PyCapsule named "btree.store" holding the struct store pointer; valid while this Store is open."""

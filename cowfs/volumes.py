@@ -420,7 +420,8 @@ class MountedPool:
                 "open_files": transport.open_files if transport else 0, "events": dict(self.events),
                 "transport": transport.describe() if transport else {},
                 "requests": transport.latencies() if transport else [],
-                "volumes": self.list_volumes(), "compression": self.describe_compression(), "statistics": statistics}
+                "volumes": self.list_volumes(), "compression": self.describe_compression(),
+                "stalls": self.store.stalls(), "statistics": statistics}
 
     def describe_compression(self) -> dict[str, Any]:
         """What the mounted volume has, and what came of it since the mount."""

@@ -10,6 +10,9 @@
 
 #include "internal.h"
 
+/* Pages looked at in one holding of the mutex when a checkpoint ends. */
+#define THAW_PAGES_MAX 1024u
+
 bool allocator_in_zone(const struct allocator *allocator, uint64_t address, uint64_t blocks)
 {
     return address >= allocator->first_block && address < allocator->end_block &&
@@ -507,15 +510,21 @@ int allocator_write(struct store *store, uint64_t sequence)
 void allocator_thaw(struct store *store)
 {
     struct allocator *allocator = &store->allocator;
-    pthread_mutex_lock(&allocator->mutex);
-    allocator->checkpoint_running = false;
-    for (uint64_t i = 0; i < allocator->page_count; i++) {
-        if (allocator->pages[i] && allocator->pages[i]->frozen) {
-            free(allocator->pages[i]->frozen);
-            allocator->pages[i]->frozen = NULL;
+    struct hold hold;
+    uint64_t i = 0, before;
+    do {
+        pthread_mutex_lock(&allocator->mutex);
+        hold_begin(&hold, STORE_HOLD_BITMAP);
+        allocator->checkpoint_running = false; /* so that nothing is frozen behind these steps */
+        for (before = i; i < allocator->page_count && i - before < THAW_PAGES_MAX; i++) {
+            if (allocator->pages[i] && allocator->pages[i]->frozen) {
+                free(allocator->pages[i]->frozen);
+                allocator->pages[i]->frozen = NULL;
+            }
         }
-    }
-    pthread_mutex_unlock(&allocator->mutex);
+        hold_end(store, &hold, i - before);
+        pthread_mutex_unlock(&allocator->mutex);
+    } while (i < allocator->page_count);
 }
 
 /* Bits outside the data zone must be zero: they would be handed out or counted wrongly (invariant I8). */

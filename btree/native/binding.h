@@ -152,6 +152,7 @@ STORE_METHOD(binding_delete_extent);
 
 STORE_METHOD(binding_damages);
 STORE_METHOD(binding_scrub);
+PyObject *binding_stalls(struct store_object *self, PyObject *unused);
 
 STORE_METHOD(binding_volume_create);
 STORE_METHOD(binding_volume_find);

@@ -507,6 +507,8 @@ static PyMethodDef store_methods[] = {
     METHOD("scrub", binding_scrub, WITH_KEYWORDS,
            "scrub($self, /, position=b'', bytes_max=1048576)\n--\n\nOne step: (next position, figures, damage)."),
     METHOD("statistics", store_py_statistics, METH_NOARGS, "statistics($self, /)\n--\n\nFigures by name."),
+    METHOD("stalls", binding_stalls, METH_NOARGS,
+           "stalls($self, /)\n--\n\nWhat held locks that requests need, what these waited for, and how long."),
     METHOD("_capsule", store_py_capsule, METH_NOARGS, "_capsule($self, /)\n--\n\nThe struct store pointer."),
     {NULL, NULL, 0, NULL},
 };

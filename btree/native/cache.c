@@ -7,6 +7,9 @@
 
 /* What trees may be several levels of nodes away from: never trim below this many, or descents could starve. */
 #define CACHE_NODES_MIN 64u
+/* The clock hand's steps in one holding of the lock: a round over a cache of gigabytes takes longer than requests may
+ * wait. Each node read in makes as many again. */
+#define TRIM_STEPS_MAX 1024u
 /* Spares kept after a large transaction. */
 #define SPARES_MAX 512u
 
@@ -94,6 +97,13 @@ void dirty_list_remove(struct store *store, struct node *node)
     atomic_fetch_sub(&store->allocator.metadata_demand_blocks, (uint64_t)store->node_blocks * store->copies);
 }
 
+void dirty_inner_rotate(struct store *store)
+{
+    struct node *node = store->dirty_inner.head;
+    list_unlink(&store->dirty_inner, node);
+    list_append(&store->dirty_inner, node);
+}
+
 struct node *cache_find(struct store *store, uint64_t address)
 {
     struct node *node = store->hash[hash_slot(store, address)];
@@ -160,15 +170,14 @@ void cache_hold(struct store *store, bool hold)
     pthread_mutex_unlock(&store->lock);
 }
 
-void cache_trim(struct store *store)
+bool cache_trim(struct store *store)
 {
     if (store->cache_holds)
-        return;
+        return false;
     size_t limit = store->cache_bytes_max / store->node_size;
     if (limit < CACHE_NODES_MIN)
         limit = CACHE_NODES_MIN;
-    size_t steps = store->clock.count * 2;
-    while (store->clock.count > limit && steps-- > 0) {
+    for (unsigned step = 0; store->clock.count > limit && step < TRIM_STEPS_MAX; step++) {
         struct node *node = store->clock_hand ? store->clock_hand : store->clock.head;
         store->clock_hand = node->next;
         if (node->referenced) {
@@ -178,6 +187,7 @@ void cache_trim(struct store *store)
         cache_remove(store, node);
         node_release(store, node);
     }
+    return store->clock.count > limit;
 }
 
 /* The good copy goes over the bad one. Only under the lock and on the way from a root is it sure that the block still

@@ -36,11 +36,14 @@ int catalog_begin_change(struct store *store, size_t record_bytes, const struct 
         int result = store_throttle(store);
         if (result < 0)
             return result;
-        pthread_mutex_lock(&store->lock);
+        request_lock(store);
         bool space = has_space(store, need);
         if (!space || !journal_has_room(store, record_bytes)) {
             pthread_mutex_unlock(&store->lock);
+            uint64_t began_ns = monotonic_ns();
             result = space ? checkpoint_run(store, false) : checkpoint_for_space(store, &tries);
+            if (space)
+                wait_note(store, STORE_WAIT_JOURNAL, began_ns);
             if (result < 0)
                 return result;
             continue;
@@ -126,9 +129,13 @@ int store_volume_destroy(struct store *store, uint64_t volume_id)
     int result = catalog_begin_change(store, 8, &(struct space_need){.claim_class = CLAIM_METADATA});
     if (result < 0)
         return result;
+    struct hold hold;
+    hold_begin(&hold, STORE_HOLD_DELETE);
+    uint64_t steps = store->snapshot_count;
     result = apply_volume_destroy(store, volume_id);
     if (result == 0)
         save64(journal_record(store, RECORD_VOLUME_DESTROY, 8), volume_id);
+    hold_end(store, &hold, steps - store->snapshot_count);
     return catalog_end_change(store, result);
 }
 
@@ -211,9 +218,14 @@ int store_snapshot_delete(struct store *store, uint64_t snapshot_id)
     int result = catalog_begin_change(store, 8, &(struct space_need){.claim_class = CLAIM_METADATA});
     if (result < 0)
         return result;
+    struct hold hold;
+    hold_begin(&hold, STORE_HOLD_DELETE);
+    const struct snapshot *snapshot = snapshot_by_id(store, snapshot_id);
+    uint64_t steps = snapshot ? 1 + snapshot->dead.count : 0;
     result = apply_snapshot_delete(store, snapshot_id);
     if (result == 0)
         save64(journal_record(store, RECORD_SNAPSHOT_DELETE, 8), snapshot_id);
+    hold_end(store, &hold, steps);
     return catalog_end_change(store, result);
 }
 

@@ -11,6 +11,10 @@
 #include "internal.h"
 
 #define BATCH_BYTES (1u << 20)
+/* Nodes gone through in one holding of the store lock: a fraction of a millisecond each, some 60 pointers a node in the
+ * pass that resolves. */
+#define RESOLVE_NODES_MAX 128u
+#define RELEASE_NODES_MAX 512u
 
 /* ---- freezing ------------------------------------------------------------------------------------------------- */
 
@@ -58,11 +62,10 @@ void checkpoint_destroy(struct store *store)
         free(checkpoint->levels[level]);
 }
 
-/* Under the store lock. */
+/* Under the store lock. What it gathers is bounded: maintenance.c, wants_checkpoint(). */
 static int freeze(struct store *store)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
-    forget_last(checkpoint);
     checkpoint->sequence = store->checkpoint_sequence + 1;
     checkpoint->frozen_epoch = store->epoch++;
     checkpoint->running = true;
@@ -128,7 +131,9 @@ static int batch_write(struct batch *batch)
         result = storage_write(store, batch->bytes, batch->length, batch->start[copy] * STORE_BLOCK_SIZE);
         atomic_fetch_add(&store->metadata_written_bytes, batch->length);
     }
-    pthread_mutex_lock(&store->lock);
+    struct hold hold;
+    size_t before = batch->first_written;
+    hold_lock(store, &hold, STORE_HOLD_ENTER);
     for (; batch->first_written < store->checkpoint.written_count; batch->first_written++) {
         struct node *node = store->checkpoint.written[batch->first_written];
         dirty_list_remove(store, node);
@@ -136,7 +141,7 @@ static int batch_write(struct batch *batch)
         cache_insert(store, node);
         store->counters.nodes_written++;
     }
-    pthread_mutex_unlock(&store->lock);
+    hold_unlock(store, &hold, batch->first_written - before);
     batch->length = 0;
     return result;
 }
@@ -307,12 +312,37 @@ static void resolve_dead(struct store *store, struct snapshot *snapshot)
     }
 }
 
-/* Replaces every tagged pointer to a node that is written now. Under the store lock. */
-static void resolve_everything(struct store *store)
+/* Most of the inner nodes that were made since the freeze, a few in each holding of the lock: those at the list's head
+ * are resolved and go to its end, where also those go that are made meanwhile. What is changed after its turn counts as
+ * not resolved (tree.c, path_make_writable()). */
+static void resolve_beside(struct store *store)
+{
+    uint64_t sequence = store->checkpoint.sequence;
+    bool more = true;
+    while (more) {
+        struct hold hold;
+        uint64_t steps = 0;
+        hold_lock(store, &hold, STORE_HOLD_RESOLVE);
+        struct node *node;
+        while ((node = store->dirty_inner.head) != NULL && node->resolved != sequence && steps < RESOLVE_NODES_MAX) {
+            resolve_children(node);
+            node->resolved = sequence;
+            dirty_inner_rotate(store);
+            steps++;
+        }
+        more = steps == RESOLVE_NODES_MAX;
+        hold_unlock(store, &hold, steps);
+    }
+}
+
+/* Replaces every tagged pointer to a node that is written now. Under the store lock; how much it looked at. */
+static uint64_t resolve_everything(struct store *store)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
+    uint64_t steps = store->dirty_inner.count + checkpoint->saved_snapshot_count;
     for (struct node *node = store->dirty_inner.head; node; node = node->next)
-        resolve_children(node);
+        if (node->resolved != checkpoint->sequence)
+            resolve_children(node);
     for (struct chain *chain = store->chains; chain; chain = chain->next)
         resolve_root(&chain->head);
     for (size_t i = 0; i < checkpoint->saved_snapshot_count; i++) {
@@ -323,26 +353,56 @@ static void resolve_everything(struct store *store)
     for (struct snapshot *snapshot = store->dirty_snapshots; snapshot; snapshot = snapshot->dirty_next) {
         resolve_root(&snapshot->root);
         resolve_dead(store, snapshot);
+        steps += 1 + snapshot->dead.count;
+    }
+    return steps;
+}
+
+/* Blocks of nodes that were given up while they were being written. */
+static void free_deferred(struct store *store)
+{
+    const struct checkpoint *checkpoint = &store->checkpoint;
+    for (size_t i = 0; i < checkpoint->deferred_count;) {
+        struct hold hold;
+        size_t before = i;
+        hold_lock(store, &hold, STORE_HOLD_RELEASE);
+        for (; i < checkpoint->deferred_count && i - before < RELEASE_NODES_MAX; i++)
+            for (int copy = 0; copy < 2; copy++)
+                if (checkpoint->deferred[i]->pointer.address[copy])
+                    free_later(store, checkpoint->deferred[i]->pointer.address[copy], store->node_blocks);
+        hold_unlock(store, &hold, i - before);
     }
 }
 
+/* No tagged pointer leads to them any more. The cache is trimmed on the way, or it would outgrow its limit by all. */
 static void unpin_written(struct store *store)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
-    for (size_t i = 0; i < checkpoint->written_count; i++)
-        cache_unpin(store, checkpoint->written[i]);
+    size_t done = 0;
+    for (bool more = true; more;) {
+        struct hold hold;
+        size_t before = done;
+        hold_lock(store, &hold, STORE_HOLD_RELEASE);
+        for (; done < checkpoint->written_count && done - before < RELEASE_NODES_MAX; done++)
+            cache_unpin(store, checkpoint->written[done]);
+        more = cache_trim(store) || done < checkpoint->written_count;
+        hold_unlock(store, &hold, done - before);
+    }
     checkpoint->written_count = 0;
-    cache_trim(store);
 }
 
-/* What the queue did not get to goes before what was added meanwhile. */
-static void requeue(struct store *store)
+static struct queue_item *queue_last(struct queue_item *item)
 {
-    struct queue_item *last = store->checkpoint.queue;
+    while (item && item->next)
+        item = item->next;
+    return item;
+}
+
+/* What the queue did not get to, up to `last`, goes before what was added meanwhile. */
+static void requeue(struct store *store, struct queue_item *last)
+{
     if (!last)
         return;
-    while (last->next)
-        last = last->next;
     last->next = store->queue_head;
     if (!store->queue_tail)
         store->queue_tail = last;
@@ -354,14 +414,12 @@ static void finish(struct store *store)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
     struct journal *journal = &store->journal;
-    pthread_mutex_lock(&store->lock);
-    resolve_everything(store);
-    for (size_t i = 0; i < checkpoint->deferred_count; i++)
-        for (int copy = 0; copy < 2; copy++)
-            if (checkpoint->deferred[i]->pointer.address[copy])
-                free_later(store, checkpoint->deferred[i]->pointer.address[copy], store->node_blocks);
-    unpin_written(store);
-    requeue(store);
+    struct queue_item *last = queue_last(checkpoint->queue);
+    struct hold hold;
+    resolve_beside(store);
+    hold_lock(store, &hold, STORE_HOLD_FINISH);
+    uint64_t steps = resolve_everything(store);
+    requeue(store, last);
     checkpoint->running = false;
     store->checkpoint_sequence = checkpoint->sequence;
     store->pending_free_blocks -= checkpoint->pending_blocks;
@@ -369,10 +427,13 @@ static void finish(struct store *store)
     journal->tail = checkpoint->journal_tail;
     if (journal->flushed_sequence < checkpoint->journal_sequence - 1)
         journal->flushed_sequence = checkpoint->journal_sequence - 1;
-    pthread_mutex_unlock(&store->lock);
+    hold_unlock(store, &hold, steps);
+    free_deferred(store); /* before they are dropped from memory */
+    unpin_written(store);
     for (size_t i = 0; i < checkpoint->frees.count; i++)
         allocator_release(store, checkpoint->frees.items[i].address, checkpoint->frees.items[i].blocks);
     allocator_thaw(store);
+    forget_last(checkpoint);
 }
 
 static int make_durable(struct store *store, bool clean)
@@ -411,12 +472,13 @@ int checkpoint_run(struct store *store, bool clean)
     int result = atomic_load(&store->failed_errno) ? -EIO : 0;
     if (result < 0)
         goto unlock;
+    struct hold hold;
     pthread_mutex_lock(&store->commit_mutex);
-    pthread_mutex_lock(&store->lock);
+    hold_lock(store, &hold, STORE_HOLD_FREEZE);
     bool needed = anything_to_do(store) || (clean && !store->clean_superblock);
     if (needed)
         result = freeze(store);
-    pthread_mutex_unlock(&store->lock);
+    hold_unlock(store, &hold, needed ? checkpoint->record_count : 0);
     if (needed && result == 0 && !MUTATED(CHECKPOINT_DATA))
         result = journal_write_cut(store);
     if (needed) {
@@ -452,7 +514,10 @@ int checkpoint_for_space(struct store *store, struct space_tries *tries)
         return -ENOSPC;
     tries->count++;
     tries->free_blocks = before;
-    return checkpoint_run(store, false);
+    uint64_t began_ns = monotonic_ns();
+    int result = checkpoint_run(store, false);
+    wait_note(store, STORE_WAIT_SPACE, began_ns);
+    return result;
 }
 
 int store_checkpoint(struct store *store)

@@ -9,8 +9,14 @@
 #define CHECKPOINT_INTERVAL_NS (UINT64_C(15) * 1000000000u)
 #define DELETION_INTERVAL_NS (UINT64_C(1) * 1000000000u)
 
+/* What a freeze, its end, or the deletion of a snapshot goes through in one holding of the store lock: a few
+ * milliseconds' worth. A checkpoint begins at these, and whoever gathers twice as many waits for it. */
+#define GATHERED_DEAD_MAX 131072u
+#define GATHERED_RECORDS_MAX 8192u
+
 struct pressure {
     size_t dirty_bytes, pending_bytes;
+    uint64_t dead_entries, catalog_records;
     uint64_t journal_live_bytes;
     bool changes, deletions;
 };
@@ -20,6 +26,8 @@ static void measure_locked(const struct store *store, struct pressure *out)
 {
     out->dirty_bytes = store->dirty_count * store->node_size + store->dead_bytes;
     out->pending_bytes = store->journal.pending.length;
+    out->dead_entries = atomic_load_explicit(&store->allocator.dead_pending, memory_order_relaxed);
+    out->catalog_records = atomic_load_explicit(&store->allocator.catalog_pending, memory_order_relaxed);
     out->journal_live_bytes = store->journal.head - store->journal.tail;
     out->changes = out->journal_live_bytes || out->pending_bytes;
     out->deletions = store->queue_head != NULL;
@@ -32,10 +40,17 @@ static void measure(struct store *store, struct pressure *out)
     pthread_mutex_unlock(&store->lock);
 }
 
+/* Whether what a checkpoint has to write is more than so many times its limit. */
+static bool is_over(const struct store *store, const struct pressure *pressure, unsigned times)
+{
+    return pressure->dirty_bytes > store->dirty_bytes_max * times ||
+           pressure->dead_entries > GATHERED_DEAD_MAX * times ||
+           pressure->catalog_records > GATHERED_RECORDS_MAX * times;
+}
+
 static bool wants_checkpoint(const struct store *store, const struct pressure *pressure)
 {
-    return pressure->dirty_bytes > store->dirty_bytes_max ||
-           pressure->journal_live_bytes > store->journal.size_bytes / 2;
+    return is_over(store, pressure, 1) || pressure->journal_live_bytes > store->journal.size_bytes / 2;
 }
 
 void pressure_note(struct store *store)
@@ -64,25 +79,23 @@ int store_throttle(struct store *store)
     measure(store, &pressure); /* it may be over by now */
     bool background = store->maintenance_started;
     int result = 0;
+    uint64_t began_ns = monotonic_ns();
     if (wants_checkpoint(store, &pressure)) {
-        if (!background || pressure.dirty_bytes > store->dirty_bytes_max * 2)
+        if (!background || is_over(store, &pressure, 2)) {
             result = checkpoint_run(store, false);
-        else
+            wait_note(store, STORE_WAIT_UNWRITTEN, began_ns);
+        } else {
             wake(store);
+        }
     } else if (pressure.pending_bytes > store->journal.pending_bytes_max) {
-        if (!background || pressure.pending_bytes > store->journal.pending_bytes_max * 2)
+        if (!background || pressure.pending_bytes > store->journal.pending_bytes_max * 2) {
             result = store_commit(store);
-        else
+            wait_note(store, STORE_WAIT_JOURNAL, began_ns);
+        } else {
             wake(store);
+        }
     }
     return result < 0 ? -EROFS : 0;
-}
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* Sleeps until the interval is over or somebody wakes it; false when the store is closing. */

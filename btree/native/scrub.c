@@ -307,6 +307,8 @@ static const struct snapshot *oldest_above(const struct chain *chain, uint64_t e
     const struct snapshot *snapshot = chain->newest;
     if (!snapshot || snapshot->epoch <= epoch)
         return NULL;
+    if (chain->oldest->epoch > epoch) /* where each chain begins: no walk over all of it */
+        return chain->oldest;
     while (snapshot->older && snapshot->older->epoch > epoch)
         snapshot = snapshot->older;
     return snapshot;

@@ -145,9 +145,12 @@ static int write_pieces(struct store *store, const struct flush_piece *pieces, s
     }
     if (result < 0)
         store_fail(store, result); /* the memory stays, so that reads go on */
+    struct hold hold;
     pthread_mutex_lock(&store->data_mutex);
+    hold_begin(&hold, STORE_HOLD_SEGMENTS);
     if (result == 0)
         drop_full_segments(store, pieces, count);
+    hold_end(store, &hold, count);
     pthread_cond_broadcast(&store->data_condition);
     pthread_mutex_unlock(&store->data_mutex);
     return result < 0 ? -EIO : 0;
@@ -245,7 +248,9 @@ int store_data_reserve(struct store *store, uint32_t blocks_wanted, bool use_res
         if (!segment) {
             if (!has_room(store)) {
                 pthread_mutex_unlock(&store->data_mutex);
+                uint64_t began_ns = monotonic_ns();
                 result = make_room(store);
+                wait_note(store, STORE_WAIT_BUFFERS, began_ns);
                 if (result < 0)
                     return result;
                 continue;

@@ -109,8 +109,6 @@ static int gather_merges(struct space *space)
             return -ENOMEM;
         space->merges[space->merge_count++] = (struct merge){item->bucket, item->target, item->floor_epoch};
     }
-    if (space->merge_count)
-        qsort(space->merges, space->merge_count, sizeof *space->merges, merge_compare);
     return 0;
 }
 
@@ -269,10 +267,11 @@ static void forget(struct space *space)
 /* With checkpoint_mutex held: what the set `wanted` would free. -EAGAIN: one of its trees is not written yet. */
 static int sum(struct space *space)
 {
+    struct hold hold;
     forget(space);
-    pthread_mutex_lock(&space->store->lock);
+    hold_lock(space->store, &hold, STORE_HOLD_SUM);
     int result = gather(space);
-    pthread_mutex_unlock(&space->store->lock);
+    hold_unlock(space->store, &hold, space->wanted_count);
     for (size_t i = 0; i < space->bucket_count && result == 0; i++)
         result = sum_bucket(space, space->buckets[i].bucket, space->buckets[i].floor_epoch, UINT64_MAX);
     for (size_t i = 0; i < space->tree_count && result == 0; i++) {
@@ -285,9 +284,12 @@ static int sum(struct space *space)
 static int sum_begin(struct space *space)
 {
     pthread_mutex_lock(&space->store->checkpoint_mutex);
-    pthread_mutex_lock(&space->store->lock);
+    struct hold hold;
+    hold_lock(space->store, &hold, STORE_HOLD_SUM);
     int result = gather_merges(space);
-    pthread_mutex_unlock(&space->store->lock);
+    hold_unlock(space->store, &hold, space->merge_count);
+    if (result == 0 && space->merge_count)
+        qsort(space->merges, space->merge_count, sizeof *space->merges, merge_compare);
     return result;
 }
 

@@ -437,4 +437,44 @@ struct store_statistics {
 };
 void store_statistics(struct store *store, struct store_statistics *out);
 
+/* ---- stalls -------------------------------------------------------------------------------------------------- */
+
+/* What holds, in the background or for one caller among many, a lock that every request needs. */
+enum store_hold {
+    STORE_HOLD_FREEZE,  /* a checkpoint begins; steps: records of the catalog */
+    STORE_HOLD_ENTER,   /* written nodes enter the cache; steps: nodes */
+    STORE_HOLD_RESOLVE, /* places on the medium instead of memory addresses, beside the foreground; steps: nodes */
+    STORE_HOLD_FINISH,  /* the last of these, and the checkpoint ends; steps: nodes and dead entries looked at */
+    STORE_HOLD_RELEASE, /* written nodes may be dropped again; steps: nodes */
+    STORE_HOLD_BITMAP,  /* a checkpoint gives back its copies of the bitmap; steps: pages */
+    STORE_HOLD_DELETE,  /* a snapshot is deleted, or a volume with all of its; steps: dead entries, and snapshots */
+    STORE_HOLD_SUM,     /* what deleting snapshots would free; steps: snapshots */
+    STORE_HOLD_SEGMENTS, /* written segments are dropped; steps: segments */
+    STORE_HOLD_KINDS
+};
+struct store_hold_figures {
+    uint64_t count;
+    uint64_t steps_max;   /* of one holding */
+    uint64_t held_max_ns; /* the longest without a pause */
+    uint64_t cpu_max_ns;  /* the same in CPU time of the thread, which other processes do not add to */
+};
+/* What requests wait for. */
+enum store_wait {
+    STORE_WAIT_LOCK,      /* the store, when somebody else has it */
+    STORE_WAIT_UNWRITTEN, /* nodes, dead entries and records that a checkpoint has yet to write are too many */
+    STORE_WAIT_JOURNAL,   /* the journal is full, or what is to go there is too much */
+    STORE_WAIT_SPACE,     /* no room before a checkpoint has freed some */
+    STORE_WAIT_BUFFERS,   /* data that has yet to be written is too much */
+    STORE_WAIT_KINDS
+};
+struct store_wait_figures {
+    uint64_t count;
+    uint64_t waited_max_ns;
+};
+struct store_stalls {
+    struct store_hold_figures holds[STORE_HOLD_KINDS];
+    struct store_wait_figures waits[STORE_WAIT_KINDS];
+};
+void store_stalls(struct store *store, struct store_stalls *out); /* since opening; takes no lock */
+
 #endif

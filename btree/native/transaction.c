@@ -338,7 +338,7 @@ static int attempt(struct transaction *transaction, uint64_t object_id, transact
 {
     struct store *store = transaction->store;
     int result;
-    pthread_mutex_lock(&store->lock);
+    request_lock(store);
     transaction->known.count = transaction->known.next = 0;
     transaction->root = object_root(store, object_id, &transaction->chain);
     if (!transaction->root) {
@@ -378,7 +378,9 @@ int store_transact(struct store *store, uint64_t object_id, unsigned flags, tran
                 cache_hold(store, true);
             result = cache_load(store, &transaction.miss.pointer, transaction.miss.level, &failed);
         } else if (result == NEED_CHECKPOINT) {
+            uint64_t began_ns = monotonic_ns();
             result = checkpoint_run(store, false);
+            wait_note(store, STORE_WAIT_JOURNAL, began_ns);
         } else if (result == NEED_SPACE) {
             result = checkpoint_for_space(store, &tries);
         } else {

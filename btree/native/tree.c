@@ -253,6 +253,7 @@ static void path_make_writable(struct store *store, struct chain *chain, struct 
         if (parent)
             page_pointer(parent->page, path->slots[level], &pointer);
         struct node *node = path->nodes[level] = make_writable(store, chain, &pointer, present);
+        node->resolved = 0; /* joining it with a neighbour would bring that one's tagged pointers */
         if (!parent)
             set_root(chain, node);
         else if (node != present)

@@ -67,6 +67,16 @@ def _compression(compression: dict[str, Any]) -> str:
             f"{format_size(compression['stored_bytes'])} since the mount")
 
 
+def _stalls(stalls: dict[str, Any]) -> list[tuple[str, str]]:
+    """What there was of either, with the longest of it."""
+    rows = [(f"held by {name}", f"{hold['count']} times, at most {hold['held_max_ns'] // 1000} us "
+             f"({hold['cpu_max_ns'] // 1000} us of CPU, {hold['steps_max']} steps)")
+            for name, hold in stalls["holds"].items() if hold["count"]]
+    rows += [(f"waited for {name}", f"{wait['count']} times, at most {wait['waited_max_ns'] // 1000} us")
+             for name, wait in stalls["waits"].items() if wait["count"]]
+    return rows
+
+
 def _fields(state: dict[str, Any], exact: bool) -> list[tuple[str, str]]:
     """One row per fact; every figure of the store comes last under its own name."""
     from cowfs.damage import describe
@@ -88,6 +98,7 @@ def _fields(state: dict[str, Any], exact: bool) -> list[tuple[str, str]]:
     rows += [(f"{request['request']} in {request['answered_in']}",
               f"{request['count']} times, {request['mean_us']} us (p50 {request['p50_us']}, p99 {request['p99_us']})")
              for request in state["requests"]]
+    rows += _stalls(state["stalls"])
     for name, value in state["statistics"].items():
         is_size = name.endswith(("_bytes", "_blocks")) and not exact
         size_bytes = value * (4096 if name.endswith("_blocks") else 1) if is_size else 0

@@ -155,6 +155,24 @@ def test_commit_says_how_long_a_write_may_wait(pool: Pool) -> None:
         assert run("mount.cowfs", pool.path, pool.folder, "-o", refused, check=False).returncode == 1
 
 
+def test_status_shows_what_may_stop_requests(mount: Mount) -> None:
+    root = mount.directory
+    for number in range(100):
+        (root / f"file-{number}").write_text("content")
+    run("cowfs", "snapshot", root, "s")
+    (root / "file-0").write_text("other")
+    run("cowfs", "destroy", f"{root}@s")
+    run("cowfs", "snapshot", root, "t")
+    run("cowfs", "destroy", "-n", f"{root}@t")  # says how much space would come free, after a checkpoint
+    stalls = run_json("cowfs", "status", root)["stalls"]
+    for name in ("freeze", "finish", "delete", "sum"):
+        hold = stalls["holds"][name]
+        assert hold["count"] > 0 and hold["steps_max"] > 0, name
+        assert hold["cpu_max_ns"] > 0, name
+    assert set(stalls["waits"]) == {"lock", "unwritten", "journal", "space", "buffers"}
+    assert "held by freeze" in run("cowfs", "status", root).stdout
+
+
 # ---- volumes --------------------------------------------------------------------------------------------------------
 
 
