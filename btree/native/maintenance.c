@@ -17,7 +17,7 @@
 struct pressure {
     size_t dirty_bytes, pending_bytes;
     uint64_t dead_entries, catalog_records;
-    uint64_t journal_live_bytes;
+    uint64_t journal_live_bytes, journal_wanted_bytes;
     bool changes, deletions;
 };
 
@@ -29,6 +29,7 @@ static void measure_locked(const struct store *store, struct pressure *out)
     out->dead_entries = atomic_load_explicit(&store->allocator.dead_pending, memory_order_relaxed);
     out->catalog_records = atomic_load_explicit(&store->allocator.catalog_pending, memory_order_relaxed);
     out->journal_live_bytes = store->journal.head - store->journal.tail;
+    out->journal_wanted_bytes = out->journal_live_bytes + 2 * (out->pending_bytes + store->journal.writing.length);
     out->changes = out->journal_live_bytes || out->pending_bytes;
     out->deletions = store->queue_head != NULL;
 }
@@ -40,17 +41,20 @@ static void measure(struct store *store, struct pressure *out)
     pthread_mutex_unlock(&store->lock);
 }
 
-/* Whether what a checkpoint has to write is more than so many times its limit. */
-static bool is_over(const struct store *store, const struct pressure *pressure, unsigned times)
+/* Of what a checkpoint has to write, that which is the most: in thousandths of its limit. */
+static uint64_t load_permille(const struct store *store, const struct pressure *pressure)
 {
-    return pressure->dirty_bytes > store->dirty_bytes_max * times ||
-           pressure->dead_entries > GATHERED_DEAD_MAX * times ||
-           pressure->catalog_records > GATHERED_RECORDS_MAX * times;
+    uint64_t most = pressure->dirty_bytes * 1000 / store->dirty_bytes_max;
+    uint64_t dead = pressure->dead_entries * 1000 / GATHERED_DEAD_MAX;
+    uint64_t records = pressure->catalog_records * 1000 / GATHERED_RECORDS_MAX;
+    if (most < dead)
+        most = dead;
+    return most < records ? records : most;
 }
 
 static bool wants_checkpoint(const struct store *store, const struct pressure *pressure)
 {
-    return is_over(store, pressure, 1) || pressure->journal_live_bytes > store->journal.size_bytes / 2;
+    return load_permille(store, pressure) > 1000 || pressure->journal_live_bytes > store->journal.size_bytes / 2;
 }
 
 void pressure_note(struct store *store)
@@ -69,6 +73,44 @@ static void wake(struct store *store)
     pthread_mutex_unlock(&store->maintenance_mutex);
 }
 
+/* From here on each change waits a little, the longer the nearer to twice the limit, where all wait until it is less:
+ * many waits that nobody notices instead of one for the whole of a checkpoint. */
+#define DELAY_FROM_PERMILLE 1500u
+#define DELAY_ALL_PERMILLE 2000u
+#define DELAY_MAX_NS 4000000u
+#define DELAYS_MAX 500u
+
+/* The journal's share too, as journal_has_room() counts; who finds it full does not wait here. */
+static uint64_t delay_permille(const struct store *store, const struct pressure *pressure)
+{
+    uint64_t load = load_permille(store, pressure);
+    uint64_t journal = pressure->journal_wanted_bytes * DELAY_ALL_PERMILLE / store->journal.size_bytes;
+    if (journal >= DELAY_ALL_PERMILLE)
+        journal = DELAY_ALL_PERMILLE - 1;
+    return load < journal ? journal : load;
+}
+
+/* Waits for the checkpoint that the background thread writes; after some seconds at twice the limit for a whole one. */
+static int delay_change(struct store *store, struct pressure *pressure)
+{
+    uint64_t load = delay_permille(store, pressure), began_ns = monotonic_ns();
+    unsigned delays = 0;
+    if (load <= DELAY_FROM_PERMILLE)
+        return 0;
+    do {
+        uint64_t share = load < DELAY_ALL_PERMILLE ? load - DELAY_FROM_PERMILLE
+                                                   : DELAY_ALL_PERMILLE - DELAY_FROM_PERMILLE;
+        struct timespec delay = {
+            .tv_nsec = (long)(DELAY_MAX_NS * share / (DELAY_ALL_PERMILLE - DELAY_FROM_PERMILLE))};
+        nanosleep(&delay, NULL);
+        measure(store, pressure);
+        load = delay_permille(store, pressure);
+    } while (load >= DELAY_ALL_PERMILLE && ++delays < DELAYS_MAX && !atomic_load(&store->failed_errno));
+    int result = load >= DELAY_ALL_PERMILLE ? checkpoint_run(store, false) : 0;
+    wait_note(store, STORE_WAIT_UNWRITTEN, began_ns);
+    return result;
+}
+
 int store_throttle(struct store *store)
 {
     if (store->read_only || atomic_load(&store->failed_errno))
@@ -81,11 +123,12 @@ int store_throttle(struct store *store)
     int result = 0;
     uint64_t began_ns = monotonic_ns();
     if (wants_checkpoint(store, &pressure)) {
-        if (!background || is_over(store, &pressure, 2)) {
+        if (background) {
+            wake(store);
+            result = delay_change(store, &pressure);
+        } else {
             result = checkpoint_run(store, false);
             wait_note(store, STORE_WAIT_UNWRITTEN, began_ns);
-        } else {
-            wake(store);
         }
     } else if (pressure.pending_bytes > store->journal.pending_bytes_max) {
         if (!background || pressure.pending_bytes > store->journal.pending_bytes_max * 2) {
@@ -95,7 +138,7 @@ int store_throttle(struct store *store)
             wake(store);
         }
     }
-    return result < 0 ? -EROFS : 0;
+    return result < 0 || atomic_load(&store->failed_errno) ? -EROFS : 0;
 }
 
 /* Sleeps until the interval is over or somebody wakes it; false when the store is closing. */
