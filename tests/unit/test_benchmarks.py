@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import continuous, isolation, machine, method, profiling, report, targets
+from benchmarks import continuous, isolation, machine, method, profiling, report, stalls, targets
 from benchmarks.__main__ import parse_arguments
 from benchmarks.jobs import SCALES, percentiles_us
 from benchmarks.jobs_fio import figures_of, job_file
@@ -512,6 +512,44 @@ def test_nothing_stays_behind_when_interrupted(number: signal.Signals) -> None:
     else:
         assert code == 130
     check_nothing_left(folder)
+
+
+# ---- stalls
+
+STALLS = ("-m", "benchmarks.stalls", "--fill-mib", "16", "--files", "300", "--size-mib", "256")
+
+
+@pytest.mark.mount
+@needs_root
+def test_stalls_are_measured() -> None:
+    words = [sys.executable, *STALLS, "--seconds", "2", "--checkpoint-ms", "50", "--keep", "5"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["requests"]) == {*stalls.KINDS, "snapshot, not synced"}
+    for summary in result["requests"].values():
+        assert summary["count"] > 0
+        assert summary["p50_us"] <= summary["p99_99_us"] <= summary["max_us"]
+    assert result["checkpoints"] > 0 and result["stalls"]["holds"]["freeze"]["count"] > 0
+    assert "held in the daemon" in done.stderr
+
+
+@pytest.mark.mount
+@needs_root
+def test_stalls_leave_nothing_behind_when_interrupted() -> None:
+    words = [sys.executable, *STALLS, "--seconds", "60"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("filling")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+
+
+def test_stalls_are_summed_up() -> None:
+    summary = stalls.summarize([1000] * 9_999 + [20_000_000])
+    assert summary == {"count": 10_000, "p50_us": 1.0, "p99_us": 1.0, "p99_9_us": 1.0, "p99_99_us": 20_000.0,
+                       "max_us": 20_000.0, "over_10_ms": 1}  # fmt: skip
+    assert stalls.summarize([]) == {"count": 0}
 
 
 # ---- cowfs bench
