@@ -52,9 +52,9 @@ class FileSystem:
     def is_stale(self, node_id: int) -> bool: ...
     def is_settling(self, node_id: int) -> bool:
         """Whether the blocks that it takes may change without a request, because it is being compressed."""
-    def opened(self, node_id: int) -> None:
-        """Of a file or directory, by a front end; each needs one closed(). MemoryError."""
-    def closed(self, node_id: int) -> None: ...
+    def opened(self, node_id: int) -> int:
+        """Of a file or directory, by a front end; each needs one closed() with the handle it returns. MemoryError."""
+    def closed(self, node_id: int, handle: int) -> None: ...
     def open_nodes(self) -> int:
         """How many nodes of any tree are open."""
 
@@ -115,8 +115,9 @@ class FileSystem:
     def copy_range(self, node_in: int, offset_in: int, node_out: int, offset_out: int, length: int) -> int:
         """copy_file_range(2): how many bytes, 0 only at the end of node_in. Whole blocks within one tree are shared.
         EINVAL when the ranges overlap in one file."""
-    def fsync(self, node: int) -> None:
-        """Durable when it returns. The store is one journal, so this commits everything before it."""
+    def fsync(self, node: int, handle: int = 0) -> None:
+        """Durable when it returns. The store is one journal, so this commits everything before it. OSError with EIO
+        when a write or flush has failed: once for each handle, always without one."""
 
     # extended attributes
     def getxattr(self, node: int, name: bytes) -> bytes:

@@ -76,7 +76,7 @@ def negative_entry() -> EntryAttributes:
 
 
 class Operations(pyfuse3.Operations):
-    """One mount. A file handle is the node id: the verbs need nothing else. There is no `flush` (ENOSYS makes the
+    """One mount. A file handle leads to a node id, which is what the verbs need. There is no `flush` (ENOSYS makes the
     kernel leave it out: a write has arrived when write(2) returns) and no `access` (default_permissions)."""
 
     supports_dot_lookup = True
@@ -89,6 +89,8 @@ class Operations(pyfuse3.Operations):
         self.filesystem: FileSystem = pool.filesystem
         self.history = History(pool)
         self._honours_setuid = honours_setuid
+        self._open_nodes: dict[int, int] = {}
+        """By handle; of those in `.cowfs` the handle is the node."""
 
     def entry(self, attributes: Attributes, *, kept: bool = True) -> EntryAttributes:
         """The verbs' attributes as pyfuse3 wants them; `kept`: the kernel may remember the name, too. In
@@ -237,9 +239,14 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE)
         if flags & os.O_TRUNC:
             self.filesystem.setattr(node, size=0, mtime_ns=time.time_ns())
-        self.filesystem.opened(node)
+        information = FileInfo(fh=self._handle_of(node), keep_cache=True)
         self.pool.open_files += 1
-        return FileInfo(fh=node, keep_cache=True)
+        return information
+
+    def _handle_of(self, node: int) -> int:
+        handle = self.filesystem.opened(node)
+        self._open_nodes[handle] = node
+        return handle
 
     @guarded
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -264,19 +271,19 @@ class Operations(pyfuse3.Operations):
 
     async def release(self, fh: int) -> None:
         self.pool.open_files -= 1
-        self.filesystem.closed(fh)
+        self.filesystem.closed(self._open_nodes.pop(fh), fh)
 
     @guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return self.filesystem.read(fh, off, size)
+        return self.filesystem.read(self._open_nodes[fh], off, size)
 
     @guarded
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return self.filesystem.write(fh, off, buf)
+        return self.filesystem.write(self._open_nodes[fh], off, buf)
 
     @guarded
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await trio.to_thread.run_sync(self.filesystem.fsync, fh)
+        await trio.to_thread.run_sync(self.filesystem.fsync, self._open_nodes[fh], fh)
 
     # ---- directories
 
@@ -284,27 +291,26 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         if not is_virtual(inode) and self.filesystem.is_stale(inode):
             raise FUSEError(errno.ESTALE)
-        if not is_virtual(inode):
-            self.filesystem.opened(inode)
-        return inode
+        return inode if is_virtual(inode) else self._handle_of(inode)
 
     async def releasedir(self, fh: int) -> None:
         if not is_virtual(fh):
-            self.filesystem.closed(fh)
+            self.filesystem.closed(self._open_nodes.pop(fh), fh)
 
     @guarded
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        node = fh if is_virtual(fh) else self._open_nodes[fh]
         cookie = start_id
         if cookie < DOT_DOT_COOKIE:
-            cookie = self._reply_dots(fh, cookie, token)
+            cookie = self._reply_dots(node, cookie, token)
             if cookie < DOT_DOT_COOKIE:
                 return
         while True:
             try:
-                if is_virtual(fh) and self.history.waits(fh):
-                    entries = await trio.to_thread.run_sync(self._entries_after, fh, cookie)
+                if is_virtual(node) and self.history.waits(node):
+                    entries = await trio.to_thread.run_sync(self._entries_after, node, cookie)
                 else:
-                    entries = self._entries_after(fh, cookie)
+                    entries = self._entries_after(node, cookie)
             except OSError:
                 if cookie == start_id:
                     raise
@@ -312,7 +318,7 @@ class Operations(pyfuse3.Operations):
             if not entries:
                 return
             for index, (name, next_cookie, attributes) in enumerate(entries):
-                entry = self.entry(attributes, kept=not is_virtual(fh) or self.history.is_kept(fh))
+                entry = self.entry(attributes, kept=not is_virtual(node) or self.history.is_kept(node))
                 if not pyfuse3.readdir_reply(token, name, entry, next_cookie):
                     await self.forget([(listed[2][0], 1) for listed in entries[index:]])
                     return
@@ -343,7 +349,7 @@ class Operations(pyfuse3.Operations):
         if is_virtual(fh):
             await trio.to_thread.run_sync(self.pool.store.commit)
         else:
-            await trio.to_thread.run_sync(self.filesystem.fsync, fh)
+            await trio.to_thread.run_sync(self.filesystem.fsync, self._open_nodes[fh], fh)
 
     # ---- extended attributes
 

@@ -39,6 +39,11 @@ int storage_flush(struct store *store)
     return store->storage->operations->flush(store->storage);
 }
 
+bool store_has_failed(const struct store *store)
+{
+    return atomic_load(&store->failed_errno) != 0;
+}
+
 void store_fail(struct store *store, int error)
 {
     int expected = 0;

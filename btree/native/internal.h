@@ -262,13 +262,13 @@ struct journal {
     uint64_t start_byte, size_bytes;
     uint64_t head, tail; /* virtual positions; modulo size the place in the log */
     uint64_t sequence;   /* of the next group */
-    uint64_t flushed_sequence;
-    uint64_t written_sequence;
-    uint64_t pool_tag;
+    uint64_t flushed_sequence, written_sequence, pool_tag;
     size_t pending_bytes_max;
     struct byte_buffer pending; /* records not yet in a group */
     struct byte_buffer writing; /* taken out of `pending` by the holder of commit_mutex */
     uint64_t writing_epoch;
+    uint8_t *written; /* under commit_mutex: the last group, while a failing flush could still lose it */
+    size_t written_length;
 };
 
 /* Room for the largest transaction's record, twice over. */

@@ -74,9 +74,13 @@ int journal_write_group(struct store *store, const struct byte_buffer *payload)
         place = 0;
     }
     int result = storage_write(store, group, length, journal->start_byte + place);
-    free(group);
-    if (result < 0)
+    if (result < 0) {
+        free(group);
         return result;
+    }
+    free(journal->written);
+    journal->written = group;
+    journal->written_length = JOURNAL_PAYLOAD + payload->length;
     atomic_fetch_add(&store->journal_written_bytes, length);
     pthread_mutex_lock(&store->lock);
     journal->head = at + length;
@@ -97,6 +101,14 @@ void journal_cut(struct store *store)
     segments_seal(store);
 }
 
+static bool journal_is_flushed(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    bool result = store->journal.flushed_sequence == store->journal.written_sequence;
+    pthread_mutex_unlock(&store->lock);
+    return result;
+}
+
 static int journal_flush(struct store *store)
 {
     int result = storage_flush(store);
@@ -105,15 +117,9 @@ static int journal_flush(struct store *store)
     pthread_mutex_lock(&store->lock);
     store->journal.flushed_sequence = store->journal.written_sequence;
     pthread_mutex_unlock(&store->lock);
+    free(store->journal.written);
+    store->journal.written = NULL;
     return 0;
-}
-
-static bool journal_is_flushed(struct store *store)
-{
-    pthread_mutex_lock(&store->lock);
-    bool result = store->journal.flushed_sequence == store->journal.written_sequence;
-    pthread_mutex_unlock(&store->lock);
-    return result;
 }
 
 /* Never two unflushed groups: a crash could keep the second without the first, and after the opening of a clean pool,
@@ -156,4 +162,56 @@ int store_commit(struct store *store)
     }
     pthread_mutex_unlock(&store->commit_mutex);
     return result < 0 ? -EIO : 0;
+}
+
+/* ---- what is durable --------------------------------------------------------------------------------------------- */
+
+struct key_prefix {
+    uint64_t volume_id;
+    const void *bytes;
+    size_t length;
+};
+
+static bool transaction_touches(const uint8_t *body, const struct key_prefix *prefix)
+{
+    if (load64(body) != prefix->volume_id)
+        return false;
+    const uint8_t *at = body + 12;
+    for (uint32_t left = load32(body + 8); left > 0; left--) {
+        size_t key_length = load16(at + 2), value_length = load16(at + 4);
+        bool has_key = at[0] != CHANGE_KILL;
+        if (has_key && key_length >= prefix->length && memcmp(at + 6, prefix->bytes, prefix->length) == 0)
+            return true;
+        at += 6 + (has_key ? key_length + value_length : 20);
+    }
+    return false;
+}
+
+/* Records of our own making. Of those that bring or replace whole trees it is not asked which. */
+static bool records_touch(const uint8_t *records, size_t length, const struct key_prefix *prefix)
+{
+    for (size_t at = 0; at < length; at += RECORD_HEADER_LENGTH + load32(records + at + 4)) {
+        uint32_t type = load32(records + at);
+        if (type == RECORD_VOLUME_CREATE || type == RECORD_CLONE || type == RECORD_ROLLBACK)
+            return true;
+        if (type == RECORD_TRANSACTION && transaction_touches(records + at + RECORD_HEADER_LENGTH, prefix))
+            return true;
+    }
+    return false;
+}
+
+bool store_is_durable(struct store *store, uint64_t volume_id, const void *key, size_t key_length)
+{
+    struct key_prefix prefix = {volume_id, key, key_length};
+    struct journal *journal = &store->journal;
+    pthread_mutex_lock(&store->commit_mutex);
+    bool touched = false;
+    if (journal->written && !journal_is_flushed(store))
+        touched = records_touch(journal->written + JOURNAL_PAYLOAD, journal->written_length - JOURNAL_PAYLOAD, &prefix);
+    pthread_mutex_lock(&store->lock);
+    touched = touched || records_touch(journal->writing.bytes, journal->writing.length, &prefix) ||
+              records_touch(journal->pending.bytes, journal->pending.length, &prefix);
+    pthread_mutex_unlock(&store->lock);
+    pthread_mutex_unlock(&store->commit_mutex);
+    return !touched;
 }

@@ -201,6 +201,7 @@ static void destroy(struct store *store)
     free(store->pending_free.items);
     free(store->journal.pending.bytes);
     free(store->journal.writing.bytes);
+    free(store->journal.written);
     pthread_mutex_destroy(&store->lock);
     pthread_mutex_destroy(&store->commit_mutex);
     pthread_mutex_destroy(&store->checkpoint_mutex);

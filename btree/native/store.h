@@ -3,7 +3,7 @@
  *
  * Every function is thread-safe unless it says otherwise, may block on I/O, and returns 0 or a negative errno.
  * After an I/O error that endangers what was promised the store turns read-only: every later change answers -EROFS,
- * every later commit -EIO, reads go on; store_statistics() tells.
+ * every later commit -EIO, reads go on; store_has_failed() and store_statistics() tell.
  *
  * Objects. A volume is a writable tree; a snapshot is a frozen one. Both are named by one 64-bit object id out of one
  * counter, so that reads take either.
@@ -216,6 +216,10 @@ void store_note_data_mismatch(struct store *store, uint64_t address);
 /* When it returns 0, everything that returned before the call is durable: data and journal written, one flush, none
  * when nothing was outstanding. */
 int store_commit(struct store *store);
+bool store_has_failed(const struct store *store);
+/* Whether all changes of the volume's items whose keys begin so are durable: without a doubt, that is. Takes as long as
+ * looking through what is not, some megabytes. */
+bool store_is_durable(struct store *store, uint64_t volume_id, const void *key, size_t key_length);
 /* Commits and writes a checkpoint, after which the journal is empty and freed space is reusable. */
 int store_checkpoint(struct store *store);
 

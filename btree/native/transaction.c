@@ -294,7 +294,8 @@ static int commit_changes(struct transaction *transaction)
 {
     struct store *store = transaction->store;
     struct chain *chain = transaction->chain;
-    if (!chain || !chain->live)
+    /* Whoever was told of a failure must not see a change accepted that began before it. */
+    if (!chain || !chain->live || store_has_failed(store))
         return -EROFS;
     int result = changes_prepare(store, chain, &transaction->known, transaction->changes, transaction->change_count,
                                  transaction->arena, &transaction->miss);

@@ -299,18 +299,21 @@ static FILE_SYSTEM_METHOD(file_system_opened)
 {
     static char *names[] = {"node_id", NULL};
     uint64_t node;
+    uint64_t handle;
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:opened", names, binding_convert_u64, &node))
         return NULL;
-    return node == 0 ? binding_raise(-EINVAL) : binding_none(filesystem_opened(self->filesystem, node));
+    int status = node == 0 ? -EINVAL : filesystem_opened(self->filesystem, node, &handle);
+    return status != 0 ? binding_raise(status) : PyLong_FromUnsignedLongLong(handle);
 }
 
 static FILE_SYSTEM_METHOD(file_system_closed)
 {
-    static char *names[] = {"node_id", NULL};
-    uint64_t node;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&:closed", names, binding_convert_u64, &node))
+    static char *names[] = {"node_id", "handle", NULL};
+    uint64_t node, handle;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&O&:closed", names, binding_convert_u64, &node,
+                                     binding_convert_u64, &handle))
         return NULL;
-    filesystem_closed(self->filesystem, node);
+    filesystem_closed(self->filesystem, node, handle);
     Py_RETURN_NONE;
 }
 

@@ -195,11 +195,14 @@ FILE_SYSTEM_METHOD(binding_write)
 
 FILE_SYSTEM_METHOD(binding_fsync)
 {
-    uint64_t node;
+    static char *names[] = {"node", "handle", NULL};
+    uint64_t node, handle = 0;
     int status;
-    if (!node_only(self, arguments, keywords, &node))
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&|O&:fsync", names, binding_convert_u64, &node,
+                                     binding_convert_u64, &handle) ||
+        !binding_enter(self))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS status = filesystem_fsync(self->filesystem, node);
+    Py_BEGIN_ALLOW_THREADS status = filesystem_fsync(self->filesystem, node, handle);
     Py_END_ALLOW_THREADS return binding_none(status);
 }
 

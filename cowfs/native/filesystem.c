@@ -108,13 +108,19 @@ void filesystem_close(struct filesystem *filesystem)
     free(filesystem);
 }
 
-int filesystem_fsync(struct filesystem *filesystem, uint64_t node)
+int filesystem_fsync(struct filesystem *filesystem, uint64_t node, uint64_t handle)
 {
     struct place place;
     int status = place_of_node(filesystem, node, &place);
     if (status != 0 || !place_is_writable(&place))
         return status;
-    return store_commit(filesystem->store);
+    status = store_commit(filesystem->store);
+    return status == 0 ? 0 : loss_tell(&place, handle, status);
+}
+
+bool filesystem_has_failed(const struct filesystem *filesystem)
+{
+    return store_has_failed(filesystem->store);
 }
 
 void filesystem_statfs(struct filesystem *filesystem, struct filesystem_space *out)

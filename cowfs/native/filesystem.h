@@ -110,9 +110,10 @@ void filesystem_gather(struct filesystem *filesystem);
 /* Whether the blocks of a file may be about to become fewer, or have just done so, without the kernel's doing. */
 bool filesystem_is_settling(struct filesystem *filesystem, uint64_t node);
 
-/* Of files and directories, by their front ends. Each call of the first that succeeds needs one of the second. */
-int filesystem_opened(struct filesystem *filesystem, uint64_t node);
-void filesystem_closed(struct filesystem *filesystem, uint64_t node);
+/* Of files and directories, by their front ends: what open(2) calls an open file description. Each call of the first
+ * that succeeds needs one of the second with the handle that it gave, which is never 0. */
+int filesystem_opened(struct filesystem *filesystem, uint64_t node, uint64_t *handle);
+void filesystem_closed(struct filesystem *filesystem, uint64_t node, uint64_t handle);
 /* How many nodes of any tree are open. */
 size_t filesystem_open_nodes(struct filesystem *filesystem);
 
@@ -255,8 +256,12 @@ int filesystem_allocate(struct filesystem *filesystem, uint64_t node, unsigned m
 int filesystem_copy_range(struct filesystem *filesystem, uint64_t node_in, uint64_t offset_in, uint64_t node_out,
                           uint64_t offset_out, uint64_t length_bytes, uint64_t *copied);
 
-/* Durable when it returns 0. The store is one journal: this commits everything before it. */
-int filesystem_fsync(struct filesystem *filesystem, uint64_t node);
+/* Durable when it returns 0. The store is one journal: this commits everything before it. After a failed write or flush
+ * each handle hears -EIO once (opens.c), and 0 is of no meaning any more but for a file none of whose changes was lost;
+ * handle 0, nobody's, hears it each time. */
+int filesystem_fsync(struct filesystem *filesystem, uint64_t node, uint64_t handle);
+/* Whether it can be written no more because a write or flush failed. */
+bool filesystem_has_failed(const struct filesystem *filesystem);
 
 /* ---- extended attributes ------------------------------------------------------------------------------------- */
 

@@ -98,6 +98,7 @@ struct filesystem {
     struct store *store;
     bool read_only;
     atomic_uint_fast64_t stale_views; /* raised with each view that turns stale */
+    atomic_uint_fast64_t handle_serial;
     pthread_mutex_t view_mutex;       /* guards what follows */
     uint32_t mounted_view;
     uint32_t next_view;
@@ -105,6 +106,8 @@ struct filesystem {
     struct map objects; /* object id -> struct view *, stale views not included */
     struct map lookups; /* node id -> count << 1 | unlinked */
     struct map opens;   /* node id -> how often */
+    size_t open_count;  /* of all nodes */
+    struct map told;    /* handles that have heard of the store's failure */
     size_t promised;    /* lookups that apply hooks may still insert */
     struct map compressions;      /* volume id -> algorithm << 8 | level */
     uint64_t compression_default; /* the same where none is set */
@@ -145,6 +148,8 @@ int place_transact_removal(const struct place *place, transaction_body body, voi
 /* A number that no inode of the place's tree has had since it was opened. -ENOSPC when they are used up. */
 int place_next_inode(const struct place *place, uint64_t *number);
 
+/* What an fsync of this handle answers when the commit failed with `error`: that, or 0. */
+int loss_tell(const struct place *place, uint64_t handle, int error);
 /* Raises lookup counts by one each, all or none (-ENOMEM). May be called at the end of a READ body. */
 int lookups_raise(const struct place *place, const uint64_t *nodes, size_t count);
 /* Memory for one lookup that an apply hook will insert; given back when that did not happen. */

@@ -67,7 +67,7 @@ static int handle(struct device_thread *thread, size_t length)
         return error == 0 ? 0 : pump_device_answer(pump, request.header.unique, error, NULL, 0);
     }
     if (outcome == PUMP_COMMIT)
-        pump_commit(pump, request.header.nodeid, &answer);
+        pump_commit(pump, &request, &answer);
     pump_count(thread->counters, opcode, false, pump_now_ns() - started_ns);
     if (outcome == PUMP_SILENT)
         return 0;

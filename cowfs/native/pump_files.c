@@ -1,4 +1,5 @@
-/* Requests about open files. A file handle is of no meaning: the node says everything.
+/* Requests about open files. A file handle tells only which fsync(2) has heard of what (opens.c): the node says
+ * everything else.
  *
  * With the kernel keeping what is written, it reads through handles that are open for writing alone, and at each close
  * sends pages and waits, whatever FOPEN_NOFLUSH says. */
@@ -20,14 +21,14 @@ static int may_change(struct pump *pump, uint64_t node, uint32_t flags)
     return filesystem_may_open(pump->filesystem, node, wanted);
 }
 
-static int pump_opened(struct pump *pump, uint64_t node, uint32_t flags)
+static int pump_opened(struct pump *pump, uint64_t node, uint32_t flags, uint64_t *handle)
 {
-    int status = filesystem_opened(pump->filesystem, node);
+    int status = filesystem_opened(pump->filesystem, node, handle);
     if (status != 0)
         return status;
     status = pump_cache_opened(pump, node, flags);
     if (status != 0)
-        filesystem_closed(pump->filesystem, node);
+        filesystem_closed(pump->filesystem, node, *handle);
     else
         atomic_fetch_add_explicit(&pump->open_files, 1, memory_order_relaxed);
     return status;
@@ -55,10 +56,10 @@ PUMP_HANDLER(pump_open)
         if (status != 0)
             return pump_fail(answer, status);
     }
-    int status = pump_opened(pump, node, in.flags);
+    struct fuse_open_out out = {.open_flags = OPEN_FLAGS};
+    int status = pump_opened(pump, node, in.flags, &out.fh);
     if (status != 0)
         return pump_fail(answer, status);
-    struct fuse_open_out out = {.fh = node, .open_flags = OPEN_FLAGS};
     return pump_succeed(answer, &out, sizeof out);
 }
 
@@ -67,7 +68,7 @@ PUMP_HANDLER(pump_release)
     struct fuse_release_in in;
     memcpy(&in, request->argument, sizeof in);
     pump_cache_released(pump, request->header.nodeid, in.flags);
-    filesystem_closed(pump->filesystem, request->header.nodeid);
+    filesystem_closed(pump->filesystem, request->header.nodeid, in.fh);
     atomic_fetch_sub_explicit(&pump->open_files, 1, memory_order_relaxed);
     return pump_succeed(answer, NULL, 0);
 }
@@ -75,8 +76,8 @@ PUMP_HANDLER(pump_release)
 enum pump_outcome pump_answer_created(struct pump *pump, const struct filesystem_attributes *attributes, uint32_t flags,
                                       struct pump_answer *answer)
 {
-    struct pump_created out = {.open = {.fh = attributes->node, .open_flags = OPEN_FLAGS}};
-    int status = pump_opened(pump, attributes->node, flags);
+    struct pump_created out = {.open = {.open_flags = OPEN_FLAGS}};
+    int status = pump_opened(pump, attributes->node, flags, &out.open.fh);
     if (status != 0) {
         (void)filesystem_forget(pump->filesystem, attributes->node, 1);
         return pump_fail(answer, status);

@@ -48,7 +48,8 @@ struct pump_entry;
 enum pump_outcome pump_handle(struct pump *pump, const struct pump_request *request, struct pump_answer *answer);
 /* Length of the structure that a request of this opcode begins with; 0 for names alone and unknown opcodes. */
 size_t pump_argument_length(uint32_t opcode);
-void pump_commit(struct pump *pump, uint64_t node, struct pump_answer *answer);
+/* Of FSYNC and FSYNCDIR. */
+void pump_commit(struct pump *pump, const struct pump_request *request, struct pump_answer *answer);
 /* What the kernel may know of an error; damage is told as an event. */
 int pump_kernel_error(struct pump *pump, uint32_t opcode, uint64_t node, int error);
 /* Hands a request to whom its outcome, PUMP_FORWARD or PUMP_SNAPSHOT, names. A negative errno: the caller answers. */

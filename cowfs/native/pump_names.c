@@ -218,18 +218,20 @@ PUMP_HANDLER(pump_opendir)
         return PUMP_FORWARD;
     if (filesystem_is_stale(pump->filesystem, node))
         return pump_fail(answer, -ESTALE);
-    int status = filesystem_opened(pump->filesystem, node);
+    struct fuse_open_out out = {.open_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR};
+    int status = filesystem_opened(pump->filesystem, node, &out.fh);
     if (status != 0)
         return pump_fail(answer, status);
-    struct fuse_open_out out = {.fh = node, .open_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR};
     return pump_succeed(answer, &out, sizeof out);
 }
 
 PUMP_HANDLER(pump_releasedir)
 {
+    struct fuse_release_in in;
     if (pump_is_virtual(request->header.nodeid))
         return PUMP_FORWARD;
-    filesystem_closed(pump->filesystem, request->header.nodeid);
+    memcpy(&in, request->argument, sizeof in);
+    filesystem_closed(pump->filesystem, request->header.nodeid, in.fh);
     return pump_succeed(answer, NULL, 0);
 }
 

@@ -126,10 +126,12 @@ int pump_hand_over(struct pump *pump, enum pump_outcome outcome, const struct pu
 /* How much one fsync weighs in the smoothed duration: a sixteenth. */
 #define COMMIT_SMOOTHING 16u
 
-void pump_commit(struct pump *pump, uint64_t node, struct pump_answer *answer)
+void pump_commit(struct pump *pump, const struct pump_request *request, struct pump_answer *answer)
 {
-    uint64_t started_ns = pump_now_ns();
-    (void)pump_fail(answer, filesystem_fsync(pump->filesystem, node));
+    uint64_t started_ns = pump_now_ns(), node = request->header.nodeid;
+    struct fuse_fsync_in in;
+    memcpy(&in, request->argument, sizeof in);
+    (void)pump_fail(answer, filesystem_fsync(pump->filesystem, node, in.fh));
     uint64_t elapsed_ns = pump_now_ns() - started_ns, smoothed_ns = atomic_load(&pump->commit_ns);
     atomic_store(&pump->commit_ns, smoothed_ns - smoothed_ns / COMMIT_SMOOTHING + elapsed_ns / COMMIT_SMOOTHING);
     if (answer->error == -EIO)

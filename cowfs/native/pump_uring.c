@@ -244,7 +244,8 @@ static int handle(struct queue *queue, struct pump_entry *entry)
 }
 
 /* One commit does for all of a list: `done` says that it has been made since they arrived. That of a read-only or stale
- * node is none, and says nothing about the others. */
+ * node is none, and says nothing about the others; nor does a 0 once the store has failed: this handle has heard of it
+ * before. */
 void pump_entry_commit(struct pump_entry *entry, bool *done)
 {
     struct pump *pump = entry->queue->pump;
@@ -254,8 +255,8 @@ void pump_entry_commit(struct pump_entry *entry, bool *done)
         (void)pump_fail(&entry->answer, 0);
         return;
     }
-    pump_commit(pump, node, &entry->answer);
-    *done = *done || (is_real && entry->answer.error == 0);
+    pump_commit(pump, &entry->request, &entry->answer);
+    *done = *done || (is_real && entry->answer.error == 0 && !filesystem_has_failed(pump->filesystem));
 }
 
 /* After everything else that has arrived. */

@@ -588,4 +588,5 @@ void views_free(struct filesystem *filesystem)
     map_free(&filesystem->compressions);
     map_free(&filesystem->lookups);
     map_free(&filesystem->opens);
+    map_free(&filesystem->told);
 }

@@ -156,7 +156,7 @@ static void change_file(struct walk *walk, uint64_t node, unsigned which)
         break;
     default:
         expect("removexattr", filesystem_removexattr(filesystem, node, named("user.long")));
-        expect("fsync", filesystem_fsync(filesystem, node));
+        expect("fsync", filesystem_fsync(filesystem, node, 0));
         break;
     }
 }

@@ -1,6 +1,7 @@
 """A mount on a storage that fails: who must hear of it hears, the mount turns read-only where it can no longer keep its
 word and says so, and what was durable is there at the next mount."""
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -107,25 +108,48 @@ def failure(request: pytest.FixtureRequest, transport: str) -> tuple[str, int, s
     return chosen
 
 
-def test_a_lost_write_is_told_to_everyone(failure: tuple[str, int, str], failing: FailingMount) -> None:
-    """fsync fails for every open file, whichever asks first, and never again says that all is well."""
+def assert_told_once(descriptor: int) -> None:
+    """Though not more often by another descriptor of the same open file, nor by fdatasync."""
+    same = os.dup(descriptor)
+    try:
+        with fails_with(errno.EIO):
+            os.fsync(descriptor)
+        os.fsync(same)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(same)
+
+
+def test_a_lost_write_is_told_to_everyone_once(failure: tuple[str, int, str], failing: FailingMount) -> None:
+    """fsync fails once for every file that was open, whichever asks first."""
     kinds, error, how_often = failure
     for name in ("kept", "changed"):
         (failing.directory / name).write_bytes(KEPT)
     run("cowfs", "sync", failing.directory)
-    first, second = opened(failing.directory / "changed"), opened(failing.directory / "changed", os.O_RDONLY)
-    other = opened(failing.directory / "kept", os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
+
+        def opened(name: str, flags: int) -> int:
+            descriptor = os.open(failing.directory / name, flags)
+            stack.callback(os.close, descriptor)  # which tells nothing
+            return descriptor
+
+        first, second, other = opened("changed", os.O_RDWR), opened("changed", os.O_RDONLY), opened("kept", os.O_RDWR)
+        directory = opened(".", os.O_RDONLY | os.O_DIRECTORY)
         os.pwrite(first, CHANGED, 0)
         failing.fail(kinds, error, how_often)
-        for descriptor in (first, second, other, first, second):
-            with fails_with(errno.EIO, errno.ENOSPC):
-                os.fsync(descriptor)
+        for descriptor in (first, second, other, directory):
+            assert_told_once(descriptor)
+        for descriptor in (first, other):
+            with fails_with(errno.EROFS):
+                os.pwrite(descriptor, b"more", 0)
         assert os.pread(second, len(CHANGED), 0) == CHANGED  # as the page cache of another file system would have it
+        # What has nothing to lose can be synced; what is in memory alone, whoever reads it there is told.
+        for name in (".", "kept"):
+            os.fsync(opened(name, os.O_RDONLY))
+        assert_told_once(opened("changed", os.O_RDONLY))
+        for _ in range(2):
+            assert run("cowfs", "sync", failing.directory, check=False).returncode != 0
         assert_read_only_and_said(failing, error)
-    finally:
-        for descriptor in (first, second, other):
-            os.close(descriptor)
     failing.close()
     again = failing.pool.mount()
     assert (again.directory / "kept").read_bytes() == KEPT
@@ -144,10 +168,15 @@ def test_a_failure_in_the_background_is_told_too(failing: FailingMount) -> None:
     try:
         os.write(descriptor, CHANGED)
         wait_until(lambda: failing.status()["failure"] is not None, "the commit of the interval fails")
-        with fails_with(errno.EIO):
-            os.fsync(descriptor)
+        assert_told_once(descriptor)
     finally:
         os.close(descriptor)
+    for name in ("lost", "."):  # its entry was lost with it
+        descriptor = opened(failing.directory / name, os.O_RDONLY)
+        try:
+            assert_told_once(descriptor)
+        finally:
+            os.close(descriptor)
     assert_read_only_and_said(failing, errno.EIO)
 
 

@@ -302,7 +302,7 @@ static void work(struct life *life)
             snprintf(name, sizeof name, "s%u", number / 8);
             int result = store_snapshot_create(life->store, life->volume_id, name, &snapshot);
             expect("snapshot", result == -EEXIST ? 0 : result);
-            commit(life, filesystem_fsync(life->filesystem, 1));
+            commit(life, filesystem_fsync(life->filesystem, 1, 0));
             look_around(life);
         }
         if (number == 12)
@@ -315,7 +315,7 @@ static void work(struct life *life)
         expect("delete", store_snapshot_delete(life->store, snapshot.id));
     for (unsigned number = 1; number < FILES; number += 5)
         make(life, number, (uint8_t)(number + 101));
-    commit(life, filesystem_fsync(life->filesystem, 1));
+    commit(life, filesystem_fsync(life->filesystem, 1, 0));
     administer(life);
     commit(life, store_commit(life->store)); /* the root may be stale */
 }

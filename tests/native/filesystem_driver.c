@@ -452,7 +452,7 @@ static void *work(void *argument)
         else if (dice < 972)
             do_rollback(worker);
         else if (dice < 995)
-            expect("fsync", filesystem_fsync(worker->mount->filesystem, some_node(worker)));
+            expect("fsync", filesystem_fsync(worker->mount->filesystem, some_node(worker), 0));
         else if (dice < 998)
             filesystem_statfs(worker->mount->filesystem, &space);
         else if (dice < 999)

@@ -151,7 +151,7 @@ static double test_fsync(void)
     unsigned count = 5000;
     for (unsigned i = 0; i < count; i++) {
         check("write", filesystem_write(filesystem, node, (uint64_t)(i % 256) * BLOCK, buffer[0], BLOCK));
-        check("fsync", filesystem_fsync(filesystem, node));
+        check("fsync", filesystem_fsync(filesystem, node, 0));
     }
     return count;
 }

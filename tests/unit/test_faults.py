@@ -250,3 +250,119 @@ def test_opening_fails_cleanly_at_every_operation(kinds: str) -> None:
         pytest.fail("opening never came to its end")
     assert failures
     run.verify()
+
+
+class Descriptions:
+    """A pool with the files `kept` and `changed`, and open file descriptions (handles) by which to fsync them."""
+
+    def __init__(self) -> None:
+        self.recorder = Storage.open_recorder(Storage.open_memory(POOL_SIZE_BYTES), record=False)
+        Store.format(self.recorder, journal_size_bytes=1 << 20)
+        self.store = Store(self.recorder, background=False)
+        self.volume_id = self.store.volume_create("main")
+        FileSystem.initialize(self.store, self.volume_id, uid=0, gid=0)
+        self.file_system = FileSystem(self.store, self.volume_id)
+        self.kept, self.changed = (self.make(name) for name in (b"kept", b"changed"))
+        self.file_system.fsync(ROOT_INODE)
+
+    def make(self, name: bytes) -> int:
+        node = self.file_system.create(ROOT_INODE, name, stat.S_IFREG | 0o644, 0, 0)[NODE]
+        self.file_system.write(node, 0, b"x" * 3 * BLOCK)
+        return node
+
+    def change(self) -> None:
+        self.file_system.write(self.changed, BLOCK, b"y" * BLOCK)
+
+    def hears(self, node: int, handle: int) -> bool:
+        try:
+            self.file_system.fsync(node, handle)
+        except OSError as error:
+            assert error.errno == errno.EIO
+            return True
+        return False
+
+    def hears_once(self, node: int, handle: int) -> bool:
+        heard = self.hears(node, handle)
+        assert not self.hears(node, handle), "it was told before"
+        return heard
+
+    def opened(self, node: int) -> tuple[int, int]:
+        return node, self.file_system.opened(node)
+
+
+@pytest.mark.parametrize("kind", ["write", "flush"])
+def test_a_loss_is_told_once_to_each_open_file(kind: str) -> None:
+    pool = Descriptions()
+    before = [pool.opened(node) for node in (pool.changed, pool.changed, pool.kept, ROOT_INODE)]
+    silent = pool.opened(pool.changed)
+    pool.change()
+    pool.recorder.fail(kind, 0, errno.EIO)
+    for node, handle in before:
+        assert pool.hears_once(node, handle)
+    for node in (pool.kept, pool.changed):
+        with pytest.raises(OSError) as caught:
+            pool.file_system.write(node, 0, b"z")
+        assert caught.value.errno == errno.EROFS
+    # Whoever opens a file now hears only of what that file has lost; whoever closes one takes nothing from others.
+    later = [pool.opened(node) for node in (pool.changed, pool.kept, ROOT_INODE)]
+    assert [pool.hears_once(node, handle) for node, handle in later] == [True, False, False]
+    for node, handle in later + before:
+        pool.file_system.closed(node, handle)
+    assert pool.hears_once(*silent)
+    assert pool.hears(pool.kept, 0) and pool.hears(pool.kept, 0), "who is nobody is told each time"
+    assert pool.hears(pool.changed, 12345678), "a handle that was never given is not remembered"
+    pool.store.abandon()
+
+
+def test_what_is_in_doubt_is_told_wherever_it_is() -> None:
+    """Gathered, cut off, written but not flushed: a checkpoint that fails at each of its operations."""
+    outcomes = set()
+    for kind in ("write", "flush"):
+        for index in range(INDEX_MAX):
+            pool = Descriptions()
+            pool.change()
+            created = pool.make(b"created")
+            pool.recorder.fail(kind, index, errno.EIO)
+            try:
+                pool.store.checkpoint()
+            except OSError:
+                outcomes.add((kind, "failed"))
+                assert pool.hears_once(*pool.opened(pool.changed))
+                assert pool.hears_once(*pool.opened(created))
+                assert pool.hears_once(*pool.opened(ROOT_INODE)), "it has lost an entry"
+                assert not pool.hears(*pool.opened(pool.kept))
+                pool.store.abandon()
+                continue
+            outcomes.add((kind, "whole"))
+            pool.recorder.fail(kind, -1, 0)
+            pool.store.close()
+            break
+    assert outcomes == {(kind, outcome) for kind in ("write", "flush") for outcome in ("failed", "whole")}
+
+
+def test_a_lost_rollback_concerns_every_file() -> None:
+    pool = Descriptions()
+    snapshot = pool.store.snapshot(pool.volume_id, "s")
+    pool.store.rollback(pool.volume_id, snapshot.id, "guard")
+    pool.file_system.rolled_back(pool.volume_id)
+    pool.recorder.fail("write", 0, errno.EIO)
+    assert not pool.store.statistics()["failed_errno"]
+    with pytest.raises(OSError):
+        pool.store.commit()
+    node = pool.file_system.lookup(ROOT_INODE, b"kept")[NODE]
+    assert pool.hears_once(*pool.opened(node))
+    pool.store.abandon()
+
+
+def test_nothing_lost_nothing_told_to_who_comes_later() -> None:
+    """A checkpoint fails after everything was committed: that alone was worth telling."""
+    pool = Descriptions()
+    pool.change()
+    before = pool.opened(pool.changed)
+    pool.file_system.fsync(ROOT_INODE)
+    pool.recorder.fail("write", 0, errno.EIO)
+    with pytest.raises(OSError):
+        pool.store.checkpoint()
+    assert pool.hears_once(*before)
+    assert not pool.hears(*pool.opened(pool.changed))
+    pool.store.abandon()

@@ -154,18 +154,19 @@ def test_what_is_found_in_steps_is_complete_whatever_is_forgotten_meanwhile(pool
 def test_what_is_open_is_known_at_once_after_a_rollback(pool: Pool) -> None:
     nodes = [pool.create(f"f{number}".encode(), b"x") for number in range(100)]
     snapshot = pool.store.snapshot(pool.volume_id, "s", sync=False)
-    for node in (nodes[70], nodes[30], nodes[70], nodes[99], nodes[5]):
-        pool.file_system.opened(node)
-    for node in (nodes[70], nodes[99]):
-        pool.file_system.closed(node)
+    opened = [nodes[index] for index in (70, 30, 70, 99, 5)]
+    handles = [pool.file_system.opened(node) for node in opened]
+    assert len(set(handles)) == 5
+    for index in (0, 3):
+        pool.file_system.closed(opened[index], handles[index])
     assert pool.file_system.open_nodes() == 3
     pool.store.rollback(pool.volume_id, snapshot.id, "guard")
-    opened, view = pool.file_system.rolled_back(pool.volume_id)
-    assert sorted(opened) == sorted([nodes[70], nodes[30], nodes[5]])
+    held, view = pool.file_system.rolled_back(pool.volume_id)
+    assert sorted(held) == sorted([nodes[70], nodes[30], nodes[5]])
     assert sorted(held_nodes(pool.file_system, view)) == sorted(nodes)
-    for node in opened:
-        pool.file_system.closed(node)
-    pool.file_system.closed(nodes[0])  # more than was opened: nothing happens
+    for index in (1, 2, 4):
+        pool.file_system.closed(opened[index], handles[index])
+    pool.file_system.closed(nodes[0], handles[0])  # more than was opened: nothing happens
     assert pool.file_system.open_nodes() == 0
 
 

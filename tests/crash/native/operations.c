@@ -450,13 +450,13 @@ static int work_on_name(struct world *world, const struct operation *operation, 
         return filesystem_rename(filesystem, parent, name_of(name), new_parent, name_of(names[operation->to.name]),
                                  operation->kind == OPERATION_EXCHANGE ? FILESYSTEM_RENAME_EXCHANGE : 0);
     case OPERATION_FSYNCDIR:
-        result = filesystem_fsync(filesystem, parent);
+        result = filesystem_fsync(filesystem, parent, 0);
         *durable = result == 0;
         return result;
     case OPERATION_FSYNC:
     case OPERATION_FDATASYNC:
         TRY(look_up(world, references, parent, name, &attributes));
-        result = filesystem_fsync(filesystem, attributes.node);
+        result = filesystem_fsync(filesystem, attributes.node, 0);
         *durable = result == 0;
         return result;
     default:
