@@ -2,7 +2,7 @@
 # make test    everything but the long tests; make test-long those
 # make crash-long   power failures, millions; make mutants   whether the crash tests notice a fault
 
-# make soak    everything at once on one mount for SOAK_SECONDS (an hour)
+# make soak    everything at once on one mount for SOAK_SECONDS (an hour); SOAK_FLAGS=--sanitized: also no leak
 # make check   linters, types, warnings as errors, static analysis
 # make bench   the benchmarks against other file systems, quick (needs root); make bench-full those of hours
 # make fuzz    libFuzzer on images and requests: FUZZ_INPUTS of each, FUZZ_SECONDS for each at most
@@ -45,7 +45,7 @@ mutants: build
 SOAK_SECONDS := 3600
 
 soak: build
-	$(PYTHON_VENV) -m tools.soak --seconds $(SOAK_SECONDS)
+	$(PYTHON_VENV) -m tools.soak --seconds $(SOAK_SECONDS) $(SOAK_FLAGS)
 
 FUZZ_INPUTS := 1000000
 FUZZ_SECONDS := 3600

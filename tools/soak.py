@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import cowfs
+from tools.sanitized import ROOT, SanitizedMount, build
 from tools.scratch import MIB, CommandFailed, Mount, Pool, is_mounted, run, run_json, wait_until
 
 POOL_BYTES = 3 << 30
@@ -198,12 +199,24 @@ class Round:
             self.killed.set()
             self.ending.set()
             self.mount.kill_daemon()
+        self._end()
+        return largest
+
+    def run_until(self, enough: Callable[[], bool], timeout_s: float) -> None:
+        """Until it has done enough. TimeoutError when it never does."""
+        for thread in self.threads:
+            thread.start()
+        try:
+            wait_until(lambda: enough() or self.ending.is_set(), "enough work is done", timeout_s)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         self.ending.set()
         for thread in self.threads:
             thread.join(600)
         if self.failures:
             raise self.failures[0]
-        return largest
 
 
 # ---- between rounds
@@ -259,19 +272,30 @@ def delete_everything(mount: Mount) -> None:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def soak(seconds: float, round_seconds: float, seed: int, folder: pathlib.Path) -> str:
+def soak(
+    seconds: float, round_seconds: float, seed: int, folder: pathlib.Path, extensions: pathlib.Path | None = None
+) -> str:
+    """With extensions: of sanitized daemons (tools/sanitized.py), whose memory is not held to the limit."""
     pool = Pool(folder, size_bytes=POOL_BYTES).make()
+
+    def mount_pool() -> Mount:
+        if extensions is None:
+            return pool.mount()
+        directory = folder / f"mount-{len(pool.mounts)}"
+        directory.mkdir()
+        return SanitizedMount(pool, directory, extensions)
+
     counts: Counter[str] = Counter()
     started = time.monotonic()
     largest = rounds = kills = 0
     try:
-        mount = pool.mount()
+        mount = mount_pool()
         empty = used_bytes(mount)
         while time.monotonic() - started < seconds or rounds < 2:
             kill = rounds % 2 == 1
             left = max(ROUND_SECONDS_MIN, seconds - (time.monotonic() - started))
             largest = max(largest, Round(mount, seed + rounds, counts).run(min(round_seconds, left), kill))
-            if largest > MEMORY_MAX_BYTES:
+            if largest > MEMORY_MAX_BYTES and extensions is None:
                 raise AssertionError(f"the daemon took {largest // MIB} MiB")
             if kill:
                 kills += 1
@@ -280,11 +304,12 @@ def soak(seconds: float, round_seconds: float, seed: int, folder: pathlib.Path) 
                 mount.unmount()
             wait_until(lambda: not pool.daemons(), "the daemon ends")
             pool.check()
-            mount = pool.mount()
+            mount = mount_pool()
             rounds += 1
         delete_everything(mount)
         wait_until(lambda: used_bytes(mount) - empty <= LEFT_MAX_BYTES, "space comes back", timeout_s=120)
         left_bytes = used_bytes(mount) - empty
+        mount.unmount()
     finally:
         pool.close()
     work = ", ".join(f"{counts[name]} {name}" for name in STEPS)
@@ -297,11 +322,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--round-seconds", type=float, default=ROUND_SECONDS)
     parser.add_argument("--seed", type=int, default=time.time_ns() % (1 << 32))
+    parser.add_argument("--sanitized", action="store_true",
+                        help="the daemons run under the address, undefined-behaviour and leak sanitizers")  # fmt: skip
     options = parser.parse_args()
+    extensions = ROOT / "build" / "sanitized" if options.sanitized else None
+    if extensions is not None:
+        build(extensions)
     print(f"seed {options.seed}", flush=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="cowfs-soak-"))
     try:
-        print(soak(options.seconds, options.round_seconds, options.seed, folder))
+        print(soak(options.seconds, options.round_seconds, options.seed, folder, extensions))
     except (AssertionError, CommandFailed, OSError, sqlite3.Error, subprocess.SubprocessError) as failure:
         print(f"soak: seed {options.seed}: {failure!r}; see {folder}", file=sys.stderr)
         return 1
