@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import sqlite3
+import subprocess
 import sys
 import threading
 import zlib
@@ -35,6 +36,22 @@ def block_version(number: int, content: bytes) -> int:
     assert zlib.crc32(content[:-4]) == int.from_bytes(content[-4:], "little"), f"block {number} is torn"
     assert int(content[:8]) == number, f"block {number} holds block {int(content[:8])}"
     return int(content[8:20])
+
+
+FIO_TIMEOUT_S = 25
+"""Less than the test waits for the load to end by itself."""
+
+
+def fio_words(directory: pathlib.Path, number: int) -> list[str]:
+    """A job that ends with an fsync, of which fio says whether it went well. Every block of its file says to which job
+    and place it belongs and has a checksum: with --verify_only and --do_verify=1 the same words look whether it is all
+    there."""
+    return [
+        "fio", "--name=job", f"--filename={directory / str(number)}", "--rw=randwrite", "--bs=4k-32k", "--size=1m",
+        "--ioengine=psync", "--fallocate=none", "--verify=crc32c", "--do_verify=0", "--verify_fatal=1",
+        "--verify_state_save=0", f"--randseed={number + 1}", f"--fsync={(0, 1, 8, 16)[number % 4]}", "--end_fsync=1",
+        "--output-format=terse",
+    ]  # fmt: skip
 
 
 def file_content(name: str) -> bytes:
@@ -151,9 +168,23 @@ class Load:
                 os.close(descriptor)
             number += 1
 
+    def run_fio(self) -> None:
+        directory = self.root / f"{self.prefix}-fio"
+        directory.mkdir()
+        number = zlib.crc32(self.prefix.encode())  # few jobs come to their end between two kills: not always the same
+        while True:
+            done = subprocess.run(fio_words(directory, number), capture_output=True, check=False, timeout=FIO_TIMEOUT_S)
+            if done.returncode != 0:
+                raise OSError(errno.EIO, f"fio: {done.stderr!r}")
+            self.expect_mount()
+            self.acknowledge(kind="fio", name=directory.name, number=number)
+            number += 1
+
     def works(self) -> list[Callable[[], None]]:
         """What goes on side by side, each until the mount dies."""
-        return [self.make_files, self.overwrite_blocks, self.take_snapshots, self.fill_database, self.churn]
+        return [
+            self.make_files, self.overwrite_blocks, self.take_snapshots, self.fill_database, self.run_fio, self.churn,
+        ]  # fmt: skip
 
     def run(self) -> None:
         def until_the_mount_dies(work: Callable[[], None]) -> None:

@@ -1,41 +1,50 @@
 """kill -9 of the daemon under load: everything acknowledged as durable is there after the next mount, 20 times; in the
-long form 200 times over each transport (COWFS_TEST_KILLS)."""
+long form 200 times over each transport (COWFS_TEST_KILLS). What the long form saw is written to the file that
+COWFS_TEST_KILLS_RECORD names, as JSON, beside what other transports have left there."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import random
+import statistics
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from tests.mount.crash_load import BLOCK, BLOCKS, block_version, file_content
+import cowfs
+from tests.mount.crash_load import BLOCK, BLOCKS, block_version, file_content, fio_words
 from tools import demo
-from tools.scratch import Mount, Pool, mount_options, run, wait_until
+from tools.scratch import CommandFailed, Mount, Pool, mount_options, run, wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The file system is the same behind each transport: one of them has all the repetitions.
 REPETITIONS = {"io_uring": 20, "device": 4, "nopump": 4}
 REPETITIONS_LONG = int(os.environ.get("COWFS_TEST_KILLS", "200"))
-KINDS = {"file", "snapshot", "row", "blocks"}
+RECORD = os.environ.get("COWFS_TEST_KILLS_RECORD")
+KINDS = {"file", "snapshot", "row", "blocks", "fio"}
 # fsck reads all data each time: a pool that lives through all kills would take it longer than all else together.
 REPETITIONS_PER_POOL = 4
 SNAPSHOTS_VERIFIED = 5
 SEED = int(os.environ.get("COWFS_TEST_SEED", "1"))
 
 
+def verify_fio(directory: pathlib.Path, number: int) -> None:
+    run(*fio_words(directory, number), "--verify_only", "--do_verify=1")
+
+
 def verify(mount: Mount, records: list[dict[str, object]]) -> dict[str, int]:
     """Holds the mounted state against the log; returns how much of each kind was looked at."""
     root = mount.directory
-    counted: dict[str, int] = {"file": 0, "snapshot": 0, "row": 0, "blocks": 0}
+    counted = dict.fromkeys(KINDS, 0)
     going = {record["name"] for record in records if record["kind"] in ("going", "going snapshot")}
     versions = [0] * BLOCKS
     rows: dict[object, int] = {}
@@ -54,6 +63,9 @@ def verify(mount: Mount, records: list[dict[str, object]]) -> dict[str, int]:
             case "row":
                 rows[record["prefix"]] = int(str(record["number"])) + 1
                 counted["row"] += 1
+            case "fio":
+                verify_fio(root / str(record["name"]), int(str(record["number"])))
+                counted["fio"] += 1
     for record in snapshots:
         # A durable snapshot makes durable what came before it, earlier snapshots that did not wait included.
         must_be_there = bool(durable) and int(str(record["number"])) <= max(durable)
@@ -140,11 +152,40 @@ def test_killed_under_load(transport: str, new_pool: Callable[..., Pool], tmp_pa
 
 @pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
-def test_killed_under_load_for_long(new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> None:
-    kill_under_load(REPETITIONS_LONG, new_pool, tmp_path)
+def test_killed_under_load_for_long(transport: str, new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> None:
+    seen = kill_under_load(REPETITIONS_LONG, new_pool, tmp_path)
+    print(json.dumps({transport: seen.summary()}), flush=True)
+    if RECORD is not None:
+        path = pathlib.Path(RECORD)
+        record = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(record | {transport: seen.summary()}, indent=2) + "\n")
 
 
-def kill_under_load(repetitions: int, new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> None:
+@dataclasses.dataclass
+class Seen:
+    """What a row of kills showed."""
+
+    verified: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Of each kind of what had been acknowledged as durable; `view` are snapshots whose content was read."""
+    journal_bytes: list[int] = dataclasses.field(default_factory=list)
+    """In use just before each kill."""
+    mount_s: list[float] = dataclasses.field(default_factory=list)
+    """From the call of mount.cowfs after each kill to its end: some of it is the start of Python."""
+
+    def summary(self) -> dict[str, object]:
+        def spread(values: Sequence[float]) -> dict[str, float]:
+            return {"median": statistics.median(values), "max": max(values)}
+
+        return {
+            "seed": SEED,
+            "kills": len(self.mount_s),
+            "mount_s": spread(self.mount_s),
+            "journal_bytes": spread(self.journal_bytes),
+            "verified": dict(self.verified),
+        }
+
+
+def kill_under_load(repetitions: int, new_pool: Callable[..., Pool], tmp_path: pathlib.Path) -> Seen:
     randomness = random.Random(SEED)
     archive = tmp_path / "sources.tar.gz"
     make_archive(archive)
@@ -152,7 +193,8 @@ def kill_under_load(repetitions: int, new_pool: Callable[..., Pool], tmp_path: p
     unpacked = files_below(tmp_path / "unpacked")
     assert len(unpacked) >= 150
     logs = tmp_path / "log", tmp_path / "demo log"
-    total: Counter[str] = Counter()
+    seen = Seen()
+    total = seen.verified
 
     def ends() -> list[Records]:
         return [[record for record in read_log(log) if record["kind"] == "end"] for log in logs]
@@ -183,19 +225,25 @@ def kill_under_load(repetitions: int, new_pool: Callable[..., Pool], tmp_path: p
             wait_until(is_under_way, "each work of the load has acknowledged something")
             time.sleep(0.3 * randomness.random())
             assert ends() == [[], []], "a work ended before the kill"
+            with cowfs.connect(str(directory)) as client:
+                journal_bytes = client.status()["statistics"]["journal_used_bytes"]
             mount.kill_daemon()
+            seen.journal_bytes.append(journal_bytes)
             for load in loads:
                 assert load.wait(timeout=30) == 0, "the load ends by itself when the mount dies"
         finally:
             for load in loads:
                 load.kill()
                 load.wait()
-        assert [len(some) for some in ends()] == [5, 3], f"not every work noticed the kill: {ends()}"
+        assert [len(some) for some in ends()] == [6, 3], f"not every work noticed the kill: {ends()}"
         records, demo_records = (read_log(log) for log in logs)
         pool.check()
+        started = time.monotonic()
         mount = pool.mount(directory=directory)
+        seen.mount_s.append(round(time.monotonic() - started, 3))
         counted = verify(mount, records)
         assert all(counted.values()), f"the load got nowhere in repetition {repetition} (seed {SEED}): {counted}"
+        total.update(counted)
         total.update(verify_demo(mount, demo_records, unpacked, tmp_path / "scratch"))
         run("rm", "-r", directory / f"r{repetition}-churn")
         mount.unmount()
@@ -207,6 +255,21 @@ def kill_under_load(repetitions: int, new_pool: Callable[..., Pool], tmp_path: p
     has_time = repetitions >= 20 and "nopump" not in mount_options
     least = {"tree": 1, "commit": 1, "taken": 100} if has_time else {"taken": 1}
     assert all(total[kind] >= count for kind, count in least.items()), f"the load got nowhere (seed {SEED}): {total}"
+    return seen
+
+
+def test_fio_notices_what_is_not_there(tmp_path: pathlib.Path) -> None:
+    """On a directory of the host: what the verification above stands on."""
+    for number in range(2):
+        run(*fio_words(tmp_path, number))
+        verify_fio(tmp_path, number)
+    with open(tmp_path / "0", "r+b") as file:
+        file.seek(500_000)
+        file.write(b"not this")
+    os.truncate(tmp_path / "1", 1 << 19)
+    for number in range(2):
+        with pytest.raises(CommandFailed):
+            verify_fio(tmp_path, number)
 
 
 def test_unlinked_files_give_their_space_back_after_a_crash(pool: Pool) -> None:
