@@ -188,8 +188,7 @@ def test_what_a_rollback_waits_for_follows_what_is_open(client: Client, pool: Mo
     filesystem = pool.filesystem
     held = [filesystem.create(1, b"%d" % number, stat.S_IFREG | 0o644, 0, 0)[0] for number in range(30_000)]
     opened = held[123::1000]
-    for node in opened:
-        filesystem.opened(node)
+    handles = [filesystem.opened(node) for node in opened]
     client.snapshot("before")
     left: list[tuple[int, int]] = []
     pool.forget_view_later = lambda view, cursor: left.append((view, cursor))
@@ -203,8 +202,8 @@ def test_what_a_rollback_waits_for_follows_what_is_open(client: Client, pool: Mo
         count, cursor = pool.forget_held_nodes(view, cursor)
         assert count <= 1500
     assert {node for kind, node, *_ in notifier.sent[2:] if kind == "inode"} == set(held)
-    for node in opened:
-        filesystem.closed(node)
+    for node, handle in zip(opened, handles, strict=True):
+        filesystem.closed(node, handle)
 
 
 def test_rollback_without_epochs_names_the_old_and_the_new_root(client: Client, pool: MountedPool) -> None:
