@@ -13,7 +13,7 @@ from cowfs.volumes import MountedPool
 
 _PAGE_LENGTH = 1000
 _NAMES_MAX = 1000
-_BATCH_LENGTH = 64
+_BATCH_LENGTH = 8
 _RATE_PER_SECOND = 4000
 _PATTERN_CHARACTERS = frozenset("*?[")
 
@@ -89,7 +89,8 @@ def destroy_selected(pool: MountedPool, volume: str | None, selection: Selection
             continue
         count += 1
         if not dry_run and count % _BATCH_LENGTH == 0:
-            # What is deleted between two checkpoints the second one does in one go, while writers wait.
+            # What is deleted between two checkpoints the second one does in one go, while writers wait; and they wait
+            # for what is deleted in one go: with 64 their p99 was three times what it is with 8.
             time.sleep(max(0.0, started + count / _RATE_PER_SECOND - time.monotonic()))
         if len(names) < _NAMES_MAX:
             names.append(snapshot.name)
