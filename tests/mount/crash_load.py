@@ -147,10 +147,15 @@ class Load:
             number += 1
 
     def churn(self) -> None:
-        """What nobody syncs: unlinked files that stay open, large files, truncation, attributes."""
+        """What nobody syncs: unlinked files that stay open, large files, truncation, attributes. Only that there is a
+        directory for it."""
         randomness = random.Random(self.prefix)
         directory = self.root / f"{self.prefix}-churn"
         directory.mkdir()
+        descriptor = os.open(directory, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        self.acknowledge(kind="churn", name=directory.name)
         open_descriptors = []
         number = 0
         while True:

@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 REPETITIONS = {"io_uring": 20, "device": 4, "nopump": 4}
 REPETITIONS_LONG = int(os.environ.get("COWFS_TEST_KILLS", "200"))
 RECORD = os.environ.get("COWFS_TEST_KILLS_RECORD")
-KINDS = {"file", "snapshot", "row", "blocks", "fio"}
+KINDS = {"file", "snapshot", "row", "blocks", "churn", "fio"}
 # fsck reads all data each time: a pool that lives through all kills would take it longer than all else together.
 REPETITIONS_PER_POOL = 4
 # Each job of fio takes a second to start, which is longer than most loads are left alone: it is waited for once a pool.
@@ -65,6 +65,9 @@ def verify(mount: Mount, records: list[dict[str, object]]) -> dict[str, int]:
             case "row":
                 rows[record["prefix"]] = int(str(record["number"])) + 1
                 counted["row"] += 1
+            case "churn":
+                assert (root / str(record["name"])).is_dir()
+                counted["churn"] += 1
             case "fio":
                 verify_fio(root / str(record["name"]), int(str(record["number"])))
                 counted["fio"] += 1
