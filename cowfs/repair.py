@@ -29,11 +29,13 @@ _INODE, _INLINE, _XATTR, _BACKREF, _ENTRY, _EXTENT, _ORPHAN, _SHARED, _REFERENCE
 _INDEX_FIRST = 0x10
 _VOLUME = 0
 _INODE_FORMAT = struct.Struct("<4I2Q4q4IQ2IQ8x")
-_INLINE_FLAG, _TRUNCATING, _CAPABILITY, _UNNAMED, _FLAGS_KNOWN = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 0xF03
+_INLINE_FLAG, _TRUNCATING, _CAPABILITY, _UNNAMED, _UNCUT = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12
+_FLAGS_KNOWN = 0x1F03
 _BORROWED = 1
 _ENTRY_SIZE_BYTES = 64
 _INLINE_MAX, _TARGET_MAX, _LINKS_MAX, _SIZE_MAX, _NUMBER_MAX = 800, 4095, 0x7FFFFFFF, 1 << 60, (1 << 40) - 1
 _UNLINKED_KIND, _TRUNCATING_KIND = 1, 2
+_EXTENT_BLOCKS_MAX = 32
 _COLLISION_BITS = 7
 _TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK}
 _CAPABILITY_NAME = b"security.capability"
@@ -518,7 +520,10 @@ class TreeRepair:
             group.extents = []
         inode.blocks = sum(extent.blocks for extent in group.extents)
         end = max((extent.logical + extent.logical_blocks for extent in group.extents), default=0)
-        if end > -(-inode.size // BLOCK_SIZE_BYTES) and not inode.flags & _TRUNCATING:
+        if not may_have_extents:
+            inode.flags &= ~_UNCUT
+        more = _EXTENT_BLOCKS_MAX if inode.flags & _UNCUT else 0
+        if end > -(-inode.size // BLOCK_SIZE_BYTES) + more and not inode.flags & _TRUNCATING:
             inode.size = end * BLOCK_SIZE_BYTES
         may_have_inline = stat.S_ISLNK(inode.mode) or (stat.S_ISREG(inode.mode) and inode.flags & _INLINE_FLAG)
         wrong = [chunk for at, chunk in enumerate(sorted(group.inline)) if chunk != at or not may_have_inline]

@@ -250,6 +250,7 @@ ITEM_KINDS: dict[str, Callable[[Items], None]] = {
     "size": lambda items: items.edit(items.key(items.file(), _INODE), 16, 100, 8),
     "size-of-directory": lambda items: items.edit(items.key(1, _INODE), 16, 640, 8),
     "blocks": lambda items: items.edit(items.key(items.file(), _INODE), 24, 99, 8),
+    "uncut-directory": lambda items: items.edit(items.key(1, _INODE), 88, 4096, 4),
     "parent": lambda items: items.edit(items.key(items.directory(), _INODE), 96, items.directory(), 8),
     "inline-bytes-missing": lambda items: items.put(items.of_kind(_INLINE)[0][0], None),
     "xattr-chunk-missing": lambda items: items.put(

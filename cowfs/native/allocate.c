@@ -40,7 +40,7 @@ static int grow_body(struct transaction *transaction, void *argument)
     task->truncating = false;
     TRY(allocate_inode(transaction, task, &inode));
     if (task->grows && task->end > inode.size_bytes) {
-        if ((inode.flags & INODE_TRUNCATING) != 0) {
+        if ((inode.flags & INODE_CANNOT_GROW) != 0) {
             task->truncating = true;
             return -ECANCELED;
         }
@@ -56,7 +56,7 @@ static int grow(struct allocate_task *task)
         int status = place_transact(&task->place, 0, grow_body, task);
         if (!task->truncating)
             return status;
-        status = truncate_finish(&task->place);
+        status = truncate_for_growth(&task->place);
         if (status != 0)
             return status;
     }

@@ -285,7 +285,11 @@ static void check_data(struct check_task *task, const struct group *group)
         problem(task, inode->number, "has extents and must not");
     if (group->inline_bytes != 0 && S_ISREG(inode->mode) && (inode->flags & INODE_INLINE) == 0)
         problem(task, inode->number, "has inline bytes and must not");
-    if (group->extents_end > blocks && (inode->flags & INODE_TRUNCATING) == 0)
+    if ((inode->flags & INODE_UNCUT) != 0 && (!S_ISREG(inode->mode) || (inode->flags & INODE_INLINE) != 0))
+        problem(task, inode->number, "has no extent to be cut and is marked as if it had");
+    /* An extent that is not cut may be the last one only. */
+    uint64_t more = (inode->flags & INODE_UNCUT) != 0 ? STORE_EXTENT_BLOCKS_MAX : 0;
+    if (group->extents_end > blocks + more && (inode->flags & INODE_TRUNCATING) == 0)
         problem(task, inode->number, "has extents up to block %" PRIu64 " and ends at %" PRIu64, group->extents_end,
                 blocks);
     if (group->capability && (inode->flags & INODE_CAPABILITY) == 0)

@@ -59,13 +59,13 @@ static int copy_inode(struct transaction *transaction, const struct place *place
 /* ---- sharing ------------------------------------------------------------------------------------------------- */
 
 /* How many blocks may be shared from here on. The last one may be a part when neither file has more behind it: past
- * the end of a file a block holds zeros. */
+ * the end of a file that was cut a block holds zeros. */
 static uint64_t share_blocks(const struct copy_task *task, const struct inode *in, const struct inode *out,
                              uint64_t left)
 {
     uint64_t blocks = left / STORE_BLOCK_SIZE;
     if (left % STORE_BLOCK_SIZE != 0 && task->offset_in + left == in->size_bytes &&
-        task->offset_out + left >= out->size_bytes)
+        task->offset_out + left >= out->size_bytes && (in->flags & INODE_UNCUT) == 0)
         blocks++;
     return blocks < task->blocks_max ? blocks : task->blocks_max;
 }
@@ -147,7 +147,7 @@ static int share_body(struct transaction *transaction, void *argument)
         return copy_need(task, NEED_BYTES);
     TRY(share_gather(transaction, task, first, &end));
     left = left < (end - first) * STORE_BLOCK_SIZE ? left : (end - first) * STORE_BLOCK_SIZE;
-    if (task->offset_out + left > out->size_bytes && (out->flags & INODE_TRUNCATING) != 0)
+    if (task->offset_out + left > out->size_bytes && (out->flags & INODE_CANNOT_GROW) != 0)
         return copy_need(task, NEED_TRUNCATION);
     if (out->inline_length != 0 && task->offset_out != 0)
         return copy_need(task, NEED_INLINE_MOVED);
@@ -193,7 +193,7 @@ static int share_some(struct copy_task *task)
             status = place_transact(&task->out, 0, lend_body, task);
             break;
         case NEED_TRUNCATION:
-            status = truncate_finish(&task->out);
+            status = truncate_for_growth(&task->out);
             break;
         case NEED_INLINE_MOVED:
             status = write_move_inline(&task->out);

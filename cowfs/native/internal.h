@@ -330,8 +330,10 @@ int inline_get(struct transaction *transaction, const struct inode *inode, uint8
 int inline_put(struct transaction *transaction, struct inode *inode, const uint8_t *bytes, uint32_t length);
 /* Memory of a mapped block that may be changed in place, else NULL. */
 uint8_t *extent_in_place(struct transaction *transaction, const struct extent_piece *piece, uint64_t block);
-/* Removes what a truncation left past the size. Nothing happens when there is none. */
+/* Removes the extents that a truncation left past the size. Nothing happens when there are none. */
 int truncate_finish(const struct place *place);
+/* The same, and cuts the last extent: of an inode with INODE_CANNOT_GROW, which afterwards can. */
+int truncate_for_growth(const struct place *place);
 /* Moves inline bytes to block 0. */
 int write_move_inline(const struct place *place);
 /* Zeros in place of what one block has there; nothing happens to a hole, nor to the size. */

@@ -96,10 +96,14 @@ enum inode_flags {
     INODE_CAPABILITY = 1 << 10,
     /* Made without a name, which it may still get. */
     INODE_UNNAMED = 1 << 11,
+    /* For want of room the extent that the size lies in is as long as before, bytes past the size included: it has to
+     * be cut before the size grows. */
+    INODE_UNCUT = 1 << 12,
 };
+#define INODE_CANNOT_GROW ((uint32_t)(INODE_TRUNCATING | INODE_UNCUT))
 #define INODE_FLAGS_PUBLIC ((uint32_t)(INODE_IMMUTABLE | INODE_APPEND))
 #define INODE_FLAGS_KNOWN                                                                                              \
-    (INODE_FLAGS_PUBLIC | (uint32_t)(INODE_INLINE | INODE_TRUNCATING | INODE_CAPABILITY | INODE_UNNAMED))
+    (INODE_FLAGS_PUBLIC | (uint32_t)(INODE_INLINE | INODE_TRUNCATING | INODE_CAPABILITY | INODE_UNNAMED | INODE_UNCUT))
 
 struct inode {
     uint64_t number; /* in the key */

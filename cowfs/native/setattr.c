@@ -1,7 +1,11 @@
 /* setattr, and with it truncation. Making a file shorter zeroes the rest of its last block, so that bytes past the end
  * are always zeros and making it longer is a matter of the size alone. Extents past the new size go in transactions of
  * REMOVAL_ITEMS_MAX each; until the last of them the inode is marked, and recorded as an orphan, as truncating. Of a
- * compressed extent that the size lies in, what is left is compressed anew: it takes no more room than before. */
+ * compressed extent that the size lies in, what is left is compressed anew: it takes no more room than before.
+ *
+ * Where snapshots hold the last extent and a full pool has no room for its new end, it stays as it is and the inode is
+ * marked as uncut: nobody reads past the size, and who makes the file longer cuts the extent first. So making a file
+ * shorter takes no data blocks at the worst. */
 #include "internal.h"
 
 #include <errno.h>
@@ -9,9 +13,12 @@
 
 struct setattr_task {
     struct place place;
-    const struct filesystem_change *change;
+    const struct filesystem_change *change; /* NULL: cuts the last extent of an uncut inode, nothing else */
     struct filesystem_time now;
+    uint64_t size_bytes; /* to cut at */
     uint32_t items_max;
+    bool no_room;              /* for what is left of the last extent */
+    bool uncut;                /* so it stayed as it is */
     bool again;                /* the body gave up: something has to be done first */
     bool truncating;           /* namely the rest of an earlier truncation */
     bool more;                 /* extents are left past the size */
@@ -29,6 +36,18 @@ struct setattr_task {
 static uint64_t blocks_of_size(uint64_t size_bytes)
 {
     return (size_bytes + STORE_BLOCK_SIZE - 1) / STORE_BLOCK_SIZE;
+}
+
+/* Where the extents end that a file of this size may have: behind the last one, as long as it is not cut. */
+static int extents_end(struct transaction *transaction, const struct inode *inode, uint64_t size_bytes, bool uncut,
+                       uint64_t *end)
+{
+    struct extent_piece last;
+    *end = blocks_of_size(size_bytes);
+    int status = uncut ? extent_find(transaction, inode->number, size_bytes / STORE_BLOCK_SIZE, &last) : -ENOENT;
+    if (status == 0 && last.extent.compression != COMPRESSION_OFF)
+        *end = last.logical + last.extent.logical_blocks;
+    return status == -ENOENT ? 0 : status;
 }
 
 /* After a cut past the size: what the inode and its orphan record say about the rest. */
@@ -55,7 +74,7 @@ static int cut_in_place(struct transaction *transaction, struct setattr_task *ta
 {
     uint8_t changed[STORE_BLOCK_SIZE];
     struct extent_piece before;
-    uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
+    uint64_t block = task->size_bytes / STORE_BLOCK_SIZE;
     TRY(extent_cut(transaction, inode, block + 1, UINT64_MAX, task->items_max, &before, &task->more));
     if (before.extent.blocks == 0)
         return -EUCLEAN;
@@ -65,16 +84,28 @@ static int cut_in_place(struct transaction *transaction, struct setattr_task *ta
     return extent_put(transaction, inode->number, &before, true);
 }
 
+/* Takes out what lies behind the last extent, which needs room that there is not: it stays, or that is made first. */
+static int cut_behind(struct transaction *transaction, struct setattr_task *task, struct inode *inode)
+{
+    struct extent_piece before;
+    uint64_t end;
+    task->again = !task->no_room;
+    if (task->again)
+        return -ECANCELED;
+    task->uncut = true;
+    TRY(items_version_raise(transaction));
+    TRY(extents_end(transaction, inode, task->size_bytes, true, &end));
+    return extent_cut(transaction, inode, end, UINT64_MAX, task->items_max, &before, &task->more);
+}
+
 /* The new size lies in a compressed extent, of which the tail is a block: what is left of it takes its place. */
 static int cut_compressed(struct transaction *transaction, struct setattr_task *task, struct inode *inode,
                           uint64_t block)
 {
     struct extent_piece piece;
     uint64_t start = block - task->tail.index;
-    if (task->prefix == NULL || !block_address_equal(&task->tail, &task->prefix->of)) {
-        task->again = true;
-        return -ECANCELED;
-    }
+    if (task->prefix == NULL || !block_address_equal(&task->tail, &task->prefix->of))
+        return cut_behind(transaction, task, inode);
     TRY(extent_cut(transaction, inode, start, UINT64_MAX, task->items_max, &piece, &task->more));
     task->prefix_used = true;
     return runs_put(transaction, inode, start, task->prefix->runs, task->prefix->run_count, task->prefix->checksums,
@@ -84,16 +115,16 @@ static int cut_compressed(struct transaction *transaction, struct setattr_task *
 static int cut_extents(struct transaction *transaction, struct setattr_task *task, struct inode *inode)
 {
     struct extent_piece piece;
-    uint64_t block = task->change->size_bytes / STORE_BLOCK_SIZE;
-    task->in_place_at = (uint32_t)(task->change->size_bytes % STORE_BLOCK_SIZE);
+    uint64_t block = task->size_bytes / STORE_BLOCK_SIZE;
+    task->in_place_at = (uint32_t)(task->size_bytes % STORE_BLOCK_SIZE);
     task->tail = (struct block_address){0};
-    if (task->change->size_bytes != 0)
+    if (task->size_bytes != 0)
         TRY(extent_map(transaction, inode->number, block, 1, &task->tail));
     if (task->tail.compression != COMPRESSION_OFF && (task->in_place_at != 0 || task->tail.index != 0))
         return cut_compressed(transaction, task, inode, block);
     if (task->tail.address == 0 || task->in_place_at == 0)
-        return extent_cut(transaction, inode, blocks_of_size(task->change->size_bytes), UINT64_MAX, task->items_max,
-                          &piece, &task->more);
+        return extent_cut(transaction, inode, blocks_of_size(task->size_bytes), UINT64_MAX, task->items_max, &piece,
+                          &task->more);
     if (task->prepared.address != 0 && block_address_equal(&task->tail, &task->prepared_for)) {
         TRY(extent_cut(transaction, inode, block, UINT64_MAX, task->items_max, &piece, &task->more));
         task->prepared_used = true;
@@ -103,8 +134,12 @@ static int cut_extents(struct transaction *transaction, struct setattr_task *tas
     task->in_place = extent_in_place(transaction, &piece, block);
     if (task->in_place != NULL)
         return cut_in_place(transaction, task, inode);
-    task->again = true;
-    return -ECANCELED;
+    return cut_behind(transaction, task, inode);
+}
+
+static void uncut_mark(struct inode *inode, bool uncut)
+{
+    inode->flags = (inode->flags & ~(uint32_t)INODE_UNCUT) | (uncut ? (uint32_t)INODE_UNCUT : 0);
 }
 
 static int change_size(struct transaction *transaction, struct setattr_task *task, struct inode *inode)
@@ -115,7 +150,7 @@ static int change_size(struct transaction *transaction, struct setattr_task *tas
         return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
     TRY(inode_drop_privileges(transaction, inode, (task->change->fields & FILESYSTEM_SET_KEEP_BITS) != 0));
     inode->mtime = task->now;
-    if (size_bytes > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0) {
+    if (size_bytes > inode->size_bytes && (inode->flags & INODE_CANNOT_GROW) != 0) {
         task->truncating = task->again = true;
         return -ECANCELED;
     }
@@ -130,8 +165,10 @@ static int change_size(struct transaction *transaction, struct setattr_task *tas
         inode->size_bytes = size_bytes;
         return 0;
     }
+    task->size_bytes = size_bytes;
     TRY(cut_extents(transaction, task, inode));
     inode->size_bytes = size_bytes;
+    uncut_mark(inode, task->uncut);
     return truncate_marks(transaction, inode, task->more);
 }
 
@@ -145,14 +182,19 @@ static int setattr_check(const struct filesystem_change *change, const struct in
     return only_now ? inode_check_append(inode) : inode_check_change(inode);
 }
 
+static int setattr_begin(struct transaction *transaction, struct setattr_task *task)
+{
+    task->again = task->truncating = task->more = task->uncut = task->prepared_used = task->prefix_used = false;
+    task->in_place = NULL;
+    return inode_get(transaction, task->place.inode, &task->inode);
+}
+
 static int setattr_body(struct transaction *transaction, void *argument)
 {
     struct setattr_task *task = argument;
     const struct filesystem_change *change = task->change;
     struct inode *inode = &task->inode;
-    task->again = task->truncating = task->more = task->prepared_used = task->prefix_used = false;
-    task->in_place = NULL;
-    TRY(inode_get(transaction, task->place.inode, inode));
+    TRY(setattr_begin(transaction, task));
     TRY(setattr_check(change, inode));
     inode->ctime = (change->fields & FILESYSTEM_SET_CTIME) != 0 ? change->ctime : task->now;
     if ((change->fields & (FILESYSTEM_SET_UID | FILESYSTEM_SET_GID)) != 0)
@@ -169,6 +211,22 @@ static int setattr_body(struct transaction *transaction, void *argument)
         inode->atime = change->atime;
     if ((change->fields & FILESYSTEM_SET_MTIME) != 0)
         inode->mtime = change->mtime;
+    TRY(inode_put(transaction, inode));
+    return task->in_place == NULL ? 0 : transaction_on_apply(transaction, tail_applied, task);
+}
+
+/* The cut that an earlier truncation had no room for. */
+static int cut_body(struct transaction *transaction, void *argument)
+{
+    struct setattr_task *task = argument;
+    struct inode *inode = &task->inode;
+    TRY(setattr_begin(transaction, task));
+    if ((inode->flags & INODE_UNCUT) == 0)
+        return 0;
+    task->size_bytes = inode->size_bytes;
+    TRY(cut_extents(transaction, task, inode));
+    uncut_mark(inode, false);
+    TRY(truncate_marks(transaction, inode, task->more));
     TRY(inode_put(transaction, inode));
     return task->in_place == NULL ? 0 : transaction_on_apply(transaction, tail_applied, task);
 }
@@ -214,34 +272,43 @@ static int prepare_prefix(struct setattr_task *task)
         task->prefix = calloc(1, sizeof *task->prefix);
     if (task->prefix == NULL)
         return -ENOMEM;
-    return prefix_store(&task->place, &task->tail, task->tail.index * STORE_BLOCK_SIZE + task->in_place_at,
-                        task->prefix);
+    int status = prefix_store(&task->place, &task->tail, task->tail.index * STORE_BLOCK_SIZE + task->in_place_at,
+                              task->prefix);
+    if (status != 0) {
+        prefix_release(task);
+        task->prefix->of = (struct block_address){0};
+    }
+    return status;
 }
 
 static int prepare(struct setattr_task *task)
 {
     if (task->truncating)
-        return truncate_finish(&task->place);
+        return truncate_for_growth(&task->place);
     return task->tail.compression != COMPRESSION_OFF ? prepare_prefix(task) : prepare_tail(task);
 }
 
 static int setattr_run(struct setattr_task *task)
 {
-    bool sizes = (task->change->fields & FILESYSTEM_SET_SIZE) != 0;
+    bool sizes = task->change == NULL || (task->change->fields & FILESYSTEM_SET_SIZE) != 0;
+    transaction_body body = task->change == NULL ? cut_body : setattr_body;
     struct mismatch mismatch = {0};
     int status;
     do {
         task->again = false; /* the body may not be reached again: after a rollback, or when the store has failed */
         if (sizes)
-            status = place_transact_removal(&task->place, setattr_body, task, &task->items_max);
+            status = place_transact_removal(&task->place, body, task, &task->items_max);
         else
-            status = place_transact(&task->place, 0, setattr_body, task);
+            status = place_transact(&task->place, 0, body, task);
         if (!task->again)
             break;
         status = prepare(task);
         if (status == -EBADMSG)
-            status = damage_note(&task->place, task->change->size_bytes / STORE_BLOCK_SIZE,
+            status = damage_note(&task->place, task->size_bytes / STORE_BLOCK_SIZE,
                                  mismatch_note(task->place.filesystem->store, &mismatch, &task->tail));
+        task->no_room = status == -ENOSPC && task->change != NULL && !task->truncating;
+        if (task->no_room)
+            status = 0;
     } while (status == 0);
     if (status != 0 || !task->prepared_used)
         prepared_release(task);
@@ -284,12 +351,13 @@ static int finish_body(struct transaction *transaction, void *argument)
     struct finish_task *task = argument;
     struct extent_piece before;
     struct inode inode;
+    uint64_t end;
     task->more = false;
     TRY(inode_get(transaction, task->place.inode, &inode));
     if ((inode.flags & INODE_TRUNCATING) == 0)
         return 0;
-    TRY(extent_cut(transaction, &inode, blocks_of_size(inode.size_bytes), UINT64_MAX, task->items_max, &before,
-                   &task->more));
+    TRY(extents_end(transaction, &inode, inode.size_bytes, (inode.flags & INODE_UNCUT) != 0, &end));
+    TRY(extent_cut(transaction, &inode, end, UINT64_MAX, task->items_max, &before, &task->more));
     TRY(truncate_marks(transaction, &inode, task->more));
     return inode_put(transaction, &inode);
 }
@@ -302,4 +370,13 @@ int truncate_finish(const struct place *place)
         status = place_transact_removal(&task.place, finish_body, &task, &task.items_max);
     while (status == 0 && task.more);
     return status;
+}
+
+int truncate_for_growth(const struct place *place)
+{
+    struct setattr_task task = {.place = *place, .items_max = REMOVAL_ITEMS_MAX};
+    int status = truncate_finish(place);
+    if (status == 0)
+        status = setattr_run(&task);
+    return status != 0 || !task.more ? status : truncate_finish(place);
 }

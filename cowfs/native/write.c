@@ -115,7 +115,7 @@ static int write_inode(struct transaction *transaction, struct write_task *task,
         return S_ISDIR(inode->mode) ? -EISDIR : -EINVAL;
     if (!task->moves_inline && !task->cached)
         TRY(task->appends ? inode_check_append(inode) : inode_check_change(inode));
-    task->truncating = !task->zeroes && task->end > inode->size_bytes && (inode->flags & INODE_TRUNCATING) != 0;
+    task->truncating = !task->zeroes && task->end > inode->size_bytes && (inode->flags & INODE_CANNOT_GROW) != 0;
     task->again = task->truncating;
     return task->again ? -ECANCELED : 0;
 }
@@ -398,7 +398,7 @@ static int write_part(struct write_task *task)
         }
         planned = false;
         if (task->truncating) {
-            status = truncate_finish(&task->place);
+            status = truncate_for_growth(&task->place);
             task->truncating = false;
         } else if (task->plan.move_inline) {
             status = write_move_inline(&task->place);

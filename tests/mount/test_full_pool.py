@@ -111,6 +111,40 @@ def test_a_full_pool_is_emptied_while_snapshots_hold_it(new_pool: Callable[..., 
     mount.unmount()
 
 
+TRUNCATED_COUNT = 1500
+"""Of one block each: more than what is set aside for such blocks in a pool of this size."""
+
+
+@pytest.mark.usefixtures("one_transport")
+def test_every_file_of_a_full_pool_can_be_made_shorter(new_pool: Callable[..., Pool]) -> None:
+    """To a size within a block, while a snapshot holds all blocks there were; nothing of what was cut shows later."""
+    mount = new_pool(size_bytes=POOL_BYTES).make().mount()
+    root = mount.directory
+    content = os.urandom(10_000)
+    paths = [root / f"file {number}" for number in range(TRUNCATED_COUNT)]
+    for path in paths:
+        path.write_bytes(content)
+    snapshot(root, "all")
+    with fails_with(errno.ENOSPC):
+        fill_with_data(root)
+    for path in paths:
+        os.truncate(path, 5000)
+    assert run_json("cowfs", "df", root)["available_bytes"] == 0
+    (root / "data").unlink()
+    mount.unmount()
+    mount = mount.pool.mount(directory=root)
+    for number, path in enumerate(paths):
+        if number % 2 == 0:
+            os.truncate(path, 9000)
+        else:
+            with path.open("ab") as file:
+                file.write(b"more")
+        assert path.read_bytes() == content[:5000] + (bytes(4000) if number % 2 == 0 else b"more")
+        assert (root / ".cowfs" / "snapshot" / "all" / path.name).read_bytes() == content
+    mount.unmount()
+    mount.pool.check()
+
+
 @pytest.mark.usefixtures("one_transport")
 def test_statfs_promises_what_dd_can_write(new_pool: Callable[..., Pool]) -> None:
     mount = new_pool(size_bytes=512 * MIB).make().mount()

@@ -10,7 +10,8 @@ import pytest
 
 from btree import Store
 from cowfs._native import ROOT_INODE, FileSystem
-from tests.unit.filesystem_pool import BLOCK, NODE, Pool, fails
+from cowfs.compression import Compression
+from tests.unit.filesystem_pool import BLOCK, NODE, SIZE, Pool, fails
 
 SEED = int(os.environ.get("COWFS_TEST_SEED", "1"))
 SIZE_BYTES = 24 << 20
@@ -38,11 +39,12 @@ def small_pool(size_bytes: int = SIZE_BYTES, **format_options: int) -> Pool:
 class Filler:
     """Makes files until there is no room, and snapshots while it does so."""
 
-    def __init__(self, pool: Pool, length: int, snapshot_every: int) -> None:
+    def __init__(self, pool: Pool, content: int | bytes, snapshot_every: int) -> None:
+        """Of each file the content, or its length."""
         self.pool = pool
         self.names: list[bytes] = []
         self.snapshots: list[int] = []
-        content = random.Random(SEED).randbytes(length)
+        content = random.Random(SEED).randbytes(content) if isinstance(content, int) else content
         with until_full():
             while True:
                 name = b"file %d" % len(self.names)
@@ -154,21 +156,48 @@ def test_everything_can_be_truncated_while_snapshots_hold_it(new_length: int) ->
     pool.store.close()
 
 
-def test_truncation_within_a_block_takes_a_block_of_the_reserve() -> None:
-    """Its rest is zeroed in a new place. When that is refused at last, truncation to nothing goes on."""
+@pytest.mark.parametrize("compression", [Compression(0), Compression(1)], ids=["plain", "compressed"])
+def test_everything_can_be_truncated_to_within_a_block(compression: Compression) -> None:
+    """Its rest is zeroed in a new place as long as there is one; then it stays until the file grows again."""
     pool = small_pool()
-    filler = Filler(pool, 3 * BLOCK, snapshot_every=200)
-    count = 0
-    with until_full():
-        for name in filler.names:
-            truncate(pool, name, BLOCK + 1)
-            count += 1
-    assert count >= 40
+    pool.file_system.set_compression(pool.volume_id, *compression)
+    chance = random.Random(SEED)
+    content = chance.randbytes(6 * BLOCK) + bytes(2 * BLOCK) if compression.algorithm else chance.randbytes(3 * BLOCK)
+    filler = Filler(pool, content, snapshot_every=200)
+    if pool.file_system.lookup(ROOT_INODE, filler.names[-1])[SIZE] != len(content):
+        pool.file_system.unlink(ROOT_INODE, filler.names.pop())  # there was no room for its content
+    lengths = {name: chance.choice([1, BLOCK, BLOCK + 1, 2 * BLOCK - 1]) for name in filler.names}
+    uncut = 0
     for name in filler.names:
-        truncate(pool, name, 0)
-    destroy_snapshots(pool, filler.snapshots, random.Random(SEED))
+        truncate(pool, name, lengths[name])
+        uncut += is_uncut(pool, name)
+    assert uncut > 20
+    pool.crash()
+    pool.mount()
     pool.check()
+    for name in filler.names:
+        node = pool.file_system.lookup(ROOT_INODE, name)[NODE]
+        assert pool.content(node) == content[: lengths[name]]
+        pool.file_system.forget(node, 1)
+    destroy_snapshots(pool, filler.snapshots, chance)
+    for name in filler.names:
+        truncate(pool, name, 2 * BLOCK)
+        node = pool.file_system.lookup(ROOT_INODE, name)[NODE]
+        assert pool.content(node) == content[: lengths[name]].ljust(2 * BLOCK, b"\0")
+        assert not is_uncut(pool, name)
+        pool.file_system.forget(node, 1)
+    pool.check()
+    filler.unlink_all(10)
     pool.store.close()
+
+
+def is_uncut(pool: Pool, name: bytes) -> bool:
+    """docs/FORMAT.md, flags of an inode."""
+    node = pool.file_system.lookup(ROOT_INODE, name)[NODE]
+    item = pool.store.get(pool.volume_id, node.to_bytes(8, "big") + b"\x01")
+    pool.file_system.forget(node, 1)
+    assert item is not None
+    return bool(int.from_bytes(item[88:92], "little") & 4096)
 
 
 def test_files_that_are_unlinked_while_open_go_with_their_last_close() -> None:
@@ -275,5 +304,91 @@ def test_what_statfs_promises_can_be_written(with_snapshot: bool) -> None:
             written += pool.file_system.write(node, written, os.urandom(BLOCK * 8))
     assert (written - size) // block_size >= available * 98 // 100
     assert pool.file_system.statfs()[3] <= available // 50
+    pool.check()
+    pool.store.close()
+
+
+GROWN_END = 30 * BLOCK + 50
+
+
+def grow(pool: Pool, node: int, kept: int, how: str) -> bytes:
+    """Makes the file longer; what it then has behind the first `kept` bytes, of which zero_range takes the last 100."""
+    file_system = pool.file_system
+    zeros = bytes(GROWN_END - kept)
+    match how:
+        case "size":
+            file_system.setattr(node, size=GROWN_END)
+        case "append":
+            file_system.write(node, kept, b"x" * 10)
+            return b"x" * 10
+        case "far":
+            file_system.write(node, GROWN_END - 10, b"x" * 10)
+            return zeros[:-10] + b"x" * 10
+        case "allocate":
+            file_system.allocate(node, 0, 0, GROWN_END)
+        case "zero_range":
+            file_system.allocate(node, 0x10, kept - 100, GROWN_END - kept + 100)
+        case "copy_to":
+            source = pool.create(b"source of %d" % node, b"y" * BLOCK)
+            assert file_system.copy_range(source, 0, node, 31 * BLOCK, BLOCK) == BLOCK
+            return bytes(31 * BLOCK - kept) + b"y" * BLOCK
+        case "shrink":
+            file_system.setattr(node, size=kept - 10)
+            file_system.setattr(node, size=kept)
+            file_system.setattr(node, size=GROWN_END)
+            return zeros
+    return zeros
+
+
+@pytest.mark.parametrize("compression", [Compression(0), Compression(1)], ids=["plain", "compressed"])
+def test_what_was_not_cut_never_shows(compression: Compression) -> None:
+    """However a file grows that was made shorter while the pool was full, and however it is copied."""
+    pool = small_pool()
+    pool.file_system.set_compression(pool.volume_id, *compression)
+    chance = random.Random(SEED)
+    content = b"".join(chance.randbytes(3000) + bytes(1096) for _ in range(32))
+    # An extent that is not compressed is cut between blocks without any room.
+    lengths = [BLOCK * 25 + 100] + ([BLOCK * 27] if compression.algorithm else [])
+    ways = ["size", "append", "far", "allocate", "zero_range", "copy_to", "shrink"]
+    # Now and then a checkpoint has made just the room that one takes: there are three of each kind.
+    victims = [(b"%s %d %d" % (how.encode(), kept, which), kept, how)
+               for kept in lengths for how in ways for which in range(3)]  # fmt: skip
+    others = [b"other %d" % number for number in range(1200)]
+    for name, length in [(victim[0], len(content)) for victim in victims] + [(other, 3 * BLOCK) for other in others]:
+        pool.file_system.forget(pool.create(name, content[:length]), 1)
+    snapshot = pool.store.snapshot(pool.volume_id, "s").id
+    noise = pool.create(b"noise")
+    with until_full():
+        for offset in range(0, SIZE_BYTES, BLOCK):
+            pool.file_system.write(noise, offset, chance.randbytes(BLOCK))
+    left = iter(others)
+    for name, kept, _ in victims:
+        for other in left:  # which takes what checkpoints have made of room
+            truncate(pool, other, BLOCK + 1)
+            if is_uncut(pool, other):
+                break
+        truncate(pool, name, kept)
+    victims = [victim for victim in victims if is_uncut(pool, victim[0])]
+    assert {(kept, how) for _, kept, how in victims} == {(kept, how) for kept in lengths for how in ways}
+    pool.file_system.setattr(noise, size=0)
+    destroy_snapshots(pool, [snapshot], chance)
+    for name, kept, how in victims:
+        node = pool.file_system.lookup(ROOT_INODE, name)[NODE]
+        copy = pool.create(b"copy of " + name)
+        assert pool.file_system.copy_range(node, 0, copy, 0, 1 << 20) == kept
+        pool.file_system.setattr(copy, size=GROWN_END)
+        assert pool.content(copy) == content[:kept].ljust(GROWN_END, b"\0"), name
+        assert is_uncut(pool, name)
+        expected = content[:kept]
+        if how == "zero_range":
+            expected = content[: kept - 100] + bytes(100)
+        if how == "shrink":
+            expected = content[: kept - 10] + bytes(10)
+        expected += grow(pool, node, kept, how)
+        assert pool.content(node) == expected, name
+        assert not is_uncut(pool, name)
+        pool.crash()
+        pool.mount()
+        assert pool.content(pool.file_system.lookup(ROOT_INODE, name)[NODE]) == expected, name
     pool.check()
     pool.store.close()
