@@ -34,9 +34,23 @@ static int pump_opened(struct pump *pump, uint64_t node, uint32_t flags, uint64_
     return status;
 }
 
-PUMP_HANDLER(pump_open)
+static void pump_closed(struct pump *pump, uint64_t node, uint32_t flags, uint64_t handle)
+{
+    pump_cache_released(pump, node, flags);
+    filesystem_closed(pump->filesystem, node, handle);
+    atomic_fetch_sub_explicit(&pump->open_files, 1, memory_order_relaxed);
+}
+
+static int truncate_opened(struct pump *pump, uint64_t node, const struct fuse_open_in *in)
 {
     struct filesystem_attributes attributes;
+    bool keeps = (in->open_flags & FUSE_OPEN_KILL_SUIDGID) == 0;
+    struct filesystem_change change = {.fields = FILESYSTEM_SET_SIZE | (keeps ? FILESYSTEM_SET_KEEP_BITS : 0u)};
+    return filesystem_setattr(pump->filesystem, node, &change, &attributes);
+}
+
+PUMP_HANDLER(pump_open)
+{
     struct fuse_open_in in;
     memcpy(&in, request->argument, sizeof in);
     uint64_t node = request->header.nodeid;
@@ -49,17 +63,15 @@ PUMP_HANDLER(pump_open)
         if (status != 0)
             return pump_fail(answer, status);
     }
-    if ((in.flags & O_TRUNC) != 0) {
-        bool keeps = (in.open_flags & FUSE_OPEN_KILL_SUIDGID) == 0;
-        struct filesystem_change change = {.fields = FILESYSTEM_SET_SIZE | (keeps ? FILESYSTEM_SET_KEEP_BITS : 0u)};
-        int status = filesystem_setattr(pump->filesystem, node, &change, &attributes);
-        if (status != 0)
-            return pump_fail(answer, status);
-    }
     struct fuse_open_out out = {.open_flags = OPEN_FLAGS};
     int status = pump_opened(pump, node, in.flags, &out.fh);
     if (status != 0)
         return pump_fail(answer, status);
+    /* Last: an open that fails must not have taken the content. */
+    if ((in.flags & O_TRUNC) != 0 && (status = truncate_opened(pump, node, &in)) != 0) {
+        pump_closed(pump, node, in.flags, out.fh);
+        return pump_fail(answer, status);
+    }
     return pump_succeed(answer, &out, sizeof out);
 }
 
@@ -67,9 +79,7 @@ PUMP_HANDLER(pump_release)
 {
     struct fuse_release_in in;
     memcpy(&in, request->argument, sizeof in);
-    pump_cache_released(pump, request->header.nodeid, in.flags);
-    filesystem_closed(pump->filesystem, request->header.nodeid, in.fh);
-    atomic_fetch_sub_explicit(&pump->open_files, 1, memory_order_relaxed);
+    pump_closed(pump, request->header.nodeid, in.flags, in.fh);
     return pump_succeed(answer, NULL, 0);
 }
 
