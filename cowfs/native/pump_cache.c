@@ -374,7 +374,8 @@ static void do_jobs(struct pump_cache *cache, struct pump_counters *counters, st
         next = job->next;
         int error = flushed != 0 ? flushed : pump_take_snapshot(pump, job->node, &job->wanted);
         error = pump_kernel_error(pump, FUSE_IOCTL, job->node, error);
-        pump_count(counters, FUSE_IOCTL, false, pump_now_ns() - job->started_ns);
+        if (counters != NULL)
+            pump_count(counters, FUSE_IOCTL, false, pump_now_ns() - job->started_ns);
         /* Before the answer, at which the next one may come. */
         pthread_mutex_lock(&cache->mutex);
         cache->job_count--;
@@ -387,11 +388,7 @@ static void do_jobs(struct pump_cache *cache, struct pump_counters *counters, st
 static void *serve_jobs(void *argument)
 {
     struct pump_cache *cache = argument;
-    struct pump_counters *counters = pump_counters_create(cache->pump);
-    if (counters == NULL) {
-        pump_event(cache->pump, PUMP_EVENT_FAILED, 0, 0, -ENOMEM);
-        return NULL;
-    }
+    struct pump_counters *counters = pump_counters_create(cache->pump); /* NULL: these are not counted */
     pthread_mutex_lock(&cache->mutex);
     for (;;) {
         while (cache->jobs == NULL && !cache->is_stopping)
