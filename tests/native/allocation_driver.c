@@ -7,79 +7,18 @@
  * stopped, -EROFS and -EIO; then the pool is opened again with all memory there is: it is sound, and holds what was
  * acknowledged as durable. Ends with 0, or with 1 and a message. */
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "cowfs/native/filesystem.h"
+#include "failing_allocations.h"
 #include "lasting_storage.h"
 
 #define POOL_SIZE_BYTES (16u << 20)
 #define FILES 24u
 #define LARGE_BYTES (300u << 10)
-#define ALLOCATIONS_MAX 1000000ul
-
-/* ---- allocations that fail ------------------------------------------------------------------------------------- */
-
-/* Guards what follows: the workload has one thread, and those that compress beside it. */
-static pthread_mutex_t allocations_mutex = PTHREAD_MUTEX_INITIALIZER;
-static unsigned long allocations_left = ALLOCATIONS_MAX; /* until one fails */
-static bool armed, for_ever, has_failed;
-
-static bool fails(void)
-{
-    pthread_mutex_lock(&allocations_mutex);
-    bool now = armed && (has_failed ? for_ever : --allocations_left == 0);
-    has_failed = has_failed || now;
-    pthread_mutex_unlock(&allocations_mutex);
-    return now;
-}
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__real_aligned_alloc(size_t alignment, size_t size);
-char *__real_strdup(const char *text);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-void *__wrap_aligned_alloc(size_t alignment, size_t size);
-char *__wrap_strdup(const char *text);
-
-void *__wrap_malloc(size_t size)
-{
-    return fails() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    return fails() ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_realloc(void *old, size_t size)
-{
-    return fails() ? NULL : __real_realloc(old, size);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t size)
-{
-    return fails() ? NULL : __real_aligned_alloc(alignment, size);
-}
-
-char *__wrap_strdup(const char *text)
-{
-    return fails() ? NULL : __real_strdup(text);
-}
-
-static void arm(unsigned long index, bool later_ones_too)
-{
-    allocations_left = index;
-    for_ever = later_ones_too;
-    has_failed = false;
-    armed = true;
-}
 
 /* ---- what is expected ------------------------------------------------------------------------------------------ */
 
@@ -326,7 +265,7 @@ static unsigned long verified; /* files found as they had to be */
 static void verify(struct storage *storage, const struct life *before)
 {
     struct life life = {0};
-    armed = has_failed = false;
+    disarm();
     if (!life_open(storage, &life))
         return;
     for (unsigned number = 0; number < FILES; number++) {

@@ -28,9 +28,15 @@ DRIVERS = {
     "filesystem_driver": ["btree/native", "cowfs/native"],
     "pump_driver": ["btree/native", "cowfs/native"],
     "allocation_driver": ["btree/native", "cowfs/native"],
+    "pump_allocation_driver": ["btree/native", "cowfs/native"],
 }
+ALLOCATIONS = ["malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "strdup"]
+# What else takes memory of the kernel's, and the kernel that the driver pretends to be.
+RESOURCES = ["mmap", "munmap", "pthread_create", "fork", "fopen", "eventfd", "pipe2", "socketpair", "epoll_create1",
+             "io_uring_queue_init_params", "io_uring_submit", "io_uring_submit_and_wait"]  # fmt: skip
 WRAPPED = {
-    "allocation_driver": [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "aligned_alloc", "strdup")],
+    "allocation_driver": [f"-Wl,--wrap={name}" for name in ALLOCATIONS],
+    "pump_allocation_driver": [f"-Wl,--wrap={name}" for name in ALLOCATIONS + RESOURCES],
 }
 
 FUZZERS = {f"{name}_random": [*sources_of(name), ROOT / "tests/fuzz/random_main.c"] for name in TARGETS}
