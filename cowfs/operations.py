@@ -237,11 +237,15 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE if self.filesystem.is_stale(node) else errno.EROFS)
         if self.filesystem.is_stale(node):
             raise FUSEError(errno.ESTALE)
-        if flags & os.O_TRUNC:
-            self.filesystem.setattr(node, size=0, mtime_ns=time.time_ns())
-        information = FileInfo(fh=self._handle_of(node), keep_cache=True)
+        handle = self._handle_of(node)
+        if flags & os.O_TRUNC:  # last: an open that fails must not have taken the content
+            try:
+                self.filesystem.setattr(node, size=0, mtime_ns=time.time_ns())
+            except BaseException:
+                self.filesystem.closed(self._open_nodes.pop(handle), handle)
+                raise
         self.pool.open_files += 1
-        return information
+        return FileInfo(fh=handle, keep_cache=True)
 
     def _handle_of(self, node: int) -> int:
         handle = self.filesystem.opened(node)
