@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #define CHUNK_BYTES (1u << 20)
+#define LOOKED_AT_WHEN_CLOSED 4u
 
 /* 1 when a whole group lies at this place of the journal. */
 static int group_is_whole(struct store *store, uint64_t place, uint64_t length)
@@ -34,16 +35,32 @@ static int header_proves(struct store *store, const uint8_t *header, uint64_t pl
     return group_is_whole(store, place, length);
 }
 
+/* How much of the journal is looked at, from its head on. After a crash all of it. When the last checkpoint closed the
+ * pool, opening should not cost that: only so much that the first group of a later session, which is written at twice
+ * pending_bytes_max at the latest, and the beginning of the one after it are in there. */
+static uint64_t bytes_looked_at(const struct store *store)
+{
+    const struct journal *journal = &store->journal;
+    bool closed = store->clean_superblock && store->counters.replayed_groups == 0;
+    uint64_t some = LOOKED_AT_WHEN_CLOSED * journal->pending_bytes_max / STORE_BLOCK_SIZE * STORE_BLOCK_SIZE;
+    return closed && some < journal->size_bytes ? some : journal->size_bytes;
+}
+
 int journal_lost(struct store *store, uint64_t sequence)
 {
+    const struct journal *journal = &store->journal;
     uint8_t *chunk = aligned_alloc(STORE_BLOCK_SIZE, CHUNK_BYTES);
     int result = chunk ? 0 : -ENOMEM;
-    for (uint64_t at = 0; result == 0 && at < store->journal.size_bytes; at += CHUNK_BYTES) {
-        uint64_t left = store->journal.size_bytes - at, length = left < CHUNK_BYTES ? left : CHUNK_BYTES;
-        if (storage_read(store, chunk, length, store->journal.start_byte + at) < 0)
-            continue; /* what cannot be read proves nothing */
-        for (uint64_t offset = 0; result == 0 && offset < length; offset += STORE_BLOCK_SIZE)
+    uint64_t at = journal->head % journal->size_bytes, length;
+    /* what cannot be read proves nothing */
+    for (uint64_t left = bytes_looked_at(store); result == 0 && left > 0; left -= length) {
+        length = left < CHUNK_BYTES ? left : CHUNK_BYTES;
+        if (length > journal->size_bytes - at)
+            length = journal->size_bytes - at;
+        bool readable = storage_read(store, chunk, length, journal->start_byte + at) == 0;
+        for (uint64_t offset = 0; readable && result == 0 && offset < length; offset += STORE_BLOCK_SIZE)
             result = header_proves(store, chunk + offset, at + offset, sequence);
+        at = (at + length) % journal->size_bytes;
     }
     free(chunk);
     return result;

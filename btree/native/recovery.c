@@ -388,7 +388,7 @@ int journal_replay(struct store *store, uint64_t position, uint64_t sequence, st
     if (result < 0)
         failure_set(failure, "the journal cannot be replayed (group %llu); run fsck.cowfs",
                     (unsigned long long)journal->sequence);
-    if (result == 0 && !store->clean_superblock)
+    if (result == 0)
         result = journal_end_check(store, journal->sequence, failure);
     for (size_t i = 0; i < groups.count; i++)
         free(groups.items[i].bytes);

@@ -263,14 +263,20 @@ def test_what_is_outside_the_trees(image: Image) -> None:
             assert store.check() == [], block
 
 
-def test_rot_in_the_journal_is_never_passed_over() -> None:
+@pytest.mark.parametrize("closed", [False, True], ids=["after a checkpoint", "after a clean unmount"])
+def test_rot_in_the_journal_is_never_passed_over(closed: bool) -> None:
     """After a crash: a damaged group that was flushed before a later one keeps the pool from being opened for writing,
-    instead of taking what was committed after it away unseen. Only the last group has nobody to tell of it."""
+    instead of taking what was committed after it away unseen. Only the last group has nobody to tell of it. So it is
+    in the first session after a clean unmount too, before its first checkpoint."""
     storage = Storage.open_memory(POOL_SIZE_BYTES)
     Store.format(storage, journal_size_bytes=JOURNAL_BLOCKS * BLOCK)
     store = Store(storage, background=False)
     volume_id = store.volume_create("main")
-    store.checkpoint()
+    if closed:
+        store.close()
+        store = Store(storage, background=False)
+    else:
+        store.checkpoint()
     for number in range(12):
         store.put(volume_id, b"key %d" % number, pattern(300, number))
         store.commit()
