@@ -402,7 +402,7 @@ void allocator_commit(struct store *store, uint64_t address, uint32_t blocks, bo
         store_fail(store, ENOMEM);
     uint64_t fresh = allocator->committed_count - before;
     if (store->replaying) {
-        if (busy_change(allocator, address, blocks, true) < 0)
+        if (!MUTATED(REPLAY_BUSY) && busy_change(allocator, address, blocks, true) < 0)
             store_fail(store, ENOMEM);
     } else {
         allocator->claimed_unused -= fresh < allocator->claimed_unused ? fresh : allocator->claimed_unused;
@@ -517,7 +517,7 @@ void allocator_thaw(struct store *store)
         hold_begin(&hold, STORE_HOLD_BITMAP);
         allocator->checkpoint_running = false; /* so that nothing is frozen behind these steps */
         for (before = i; i < allocator->page_count && i - before < THAW_PAGES_MAX; i++) {
-            if (allocator->pages[i] && allocator->pages[i]->frozen) {
+            if (allocator->pages[i] && allocator->pages[i]->frozen && !MUTATED(BITMAP_THAWED)) {
                 free(allocator->pages[i]->frozen);
                 allocator->pages[i]->frozen = NULL;
             }

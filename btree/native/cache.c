@@ -324,7 +324,7 @@ static int read_node(struct store *store, const struct tree_pointer *pointer, ui
     node->birth = pointer->birth;
     node->level = level;
     int result = node_read_copy(store, pointer, 0, level, node->page);
-    if (result < 0 && pointer->address[1]) {
+    if (result < 0 && pointer->address[1] && !MUTATED(NODE_SECOND_READ)) {
         node->damaged = result == -EIO;
         result = node_read_copy(store, pointer, 1, level, node->page);
     }

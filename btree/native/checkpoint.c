@@ -128,6 +128,8 @@ static int batch_write(struct batch *batch)
     struct store *store = batch->store;
     int result = 0;
     for (uint32_t copy = 0; copy < store->copies && batch->length && result == 0; copy++) {
+        if (copy == 1 && MUTATED(NODE_SECOND))
+            break;
         result = storage_write(store, batch->bytes, batch->length, batch->start[copy] * STORE_BLOCK_SIZE);
         atomic_fetch_add(&store->metadata_written_bytes, batch->length);
     }
@@ -368,7 +370,7 @@ static void free_deferred(struct store *store)
         hold_lock(store, &hold, STORE_HOLD_RELEASE);
         for (; i < checkpoint->deferred_count && i - before < RELEASE_NODES_MAX; i++)
             for (int copy = 0; copy < 2; copy++)
-                if (checkpoint->deferred[i]->pointer.address[copy])
+                if (checkpoint->deferred[i]->pointer.address[copy] && !MUTATED(DEFERRED_FREED))
                     free_later(store, checkpoint->deferred[i]->pointer.address[copy], store->node_blocks);
         hold_unlock(store, &hold, i - before);
     }

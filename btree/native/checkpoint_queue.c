@@ -7,10 +7,9 @@
 #include "internal.h"
 
 /* What is left of an item when a checkpoint has done its share waits for the next one. The share ends when the system
- * tree has so much unwritten, or after so many steps (an entry swept, a node read, of a leaf 21): 24 MiB and 131,072
- * with the default limit of dirty bytes. That is about half a second of work beside the foreground. */
+ * tree has so much unwritten, or after queue_steps_max steps (an entry swept, a node read, of a leaf 21): 24 MiB and
+ * 131,072 with the default limit of dirty bytes. That is about half a second of work beside the foreground. */
 #define QUEUE_DIRTY_DIVISOR 2u
-#define QUEUE_STEPS_DIVISOR 384u
 #define QUEUE_UNFINISHED 1
 
 static uint64_t system_dirty_count(struct store *store)
@@ -24,7 +23,7 @@ static uint64_t system_dirty_count(struct store *store)
 static bool share_is_done(struct store *store)
 {
     const struct checkpoint *checkpoint = &store->checkpoint;
-    if (checkpoint->queue_steps >= store->dirty_bytes_max / QUEUE_STEPS_DIVISOR)
+    if (checkpoint->queue_steps >= store->queue_steps_max)
         return true;
     return system_dirty_count(store) * store->node_size >=
            checkpoint->queue_first_dirty * store->node_size + store->dirty_bytes_max / QUEUE_DIRTY_DIVISOR;
@@ -165,7 +164,7 @@ static int dead_sweep(struct store *store, struct bucket *bucket, uint64_t from_
             return -EUCLEAN;
         result = system_delete(store, item.key, item.key_length);
         if (result == 0 && action == DEAD_FREE)
-            result = range_list_add(&store->checkpoint.frees, address, blocks);
+            result = free_by_checkpoint(store, address, blocks);
         if (result == 0 && action == DEAD_MOVE) {
             result = dead_put(store, into->storage, birth, address, blocks);
             into->entries++;
@@ -192,7 +191,7 @@ static int queue_merge(struct store *store, const struct queue_item *item)
     int result = bucket_load(store, item->bucket, &bucket);
     if (result < 0 || bucket.entries == 0)
         return result;
-    result = dead_sweep(store, &bucket, item->floor_epoch + 1, DEAD_FREE, NULL);
+    result = dead_sweep(store, &bucket, MUTATED(DELETION_FLOOR) ? 0 : item->floor_epoch + 1, DEAD_FREE, NULL);
     if (result == 0 && item->target == 0)
         result = dead_sweep(store, &bucket, 0, DEAD_FORGET, NULL);
     if (result == 0 && bucket.entries) {
@@ -242,7 +241,7 @@ static int walk_later(struct store *store, const struct tree_pointer *pointer, u
     item->id = store->next_queue_id++;
     store->queue_length++;
     pthread_mutex_unlock(&store->lock);
-    checkpoint->next_queue_id = item->id + 1;
+    checkpoint->next_queue_id = MUTATED(QUEUE_IDS) ? checkpoint->next_queue_id : item->id + 1;
     return 0;
 }
 
@@ -251,7 +250,6 @@ static int walk_later(struct store *store, const struct tree_pointer *pointer, u
 static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch,
                 uint64_t *left)
 {
-    struct range_list *frees = &store->checkpoint.frees;
     if (pointer->birth <= floor_epoch)
         return 0;
     if (*left < store->node_blocks)
@@ -274,14 +272,14 @@ static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t
             struct store_extent extent;
             result = store_extent_decode(item.value, item.value_length, &extent);
             if (result == 0 && extent.birth > floor_epoch) {
-                result = *left < extent.blocks ? -EUCLEAN : range_list_add(frees, extent.address, extent.blocks);
+                result = *left < extent.blocks ? -EUCLEAN : free_by_checkpoint(store, extent.address, extent.blocks);
                 *left -= result == 0 ? extent.blocks : 0;
             }
         }
     }
     for (int copy = 0; copy < 2 && result == 0; copy++)
         if (pointer->address[copy])
-            result = range_list_add(frees, pointer->address[copy], store->node_blocks);
+            result = free_by_checkpoint(store, pointer->address[copy], store->node_blocks);
     free(page);
     return result;
 }
@@ -289,7 +287,7 @@ static int walk(struct store *store, const struct tree_pointer *pointer, uint8_t
 static int queue_save(struct store *store, struct queue_item *item)
 {
     uint8_t key[9], value[QUEUE_RECORD_LENGTH] = {0};
-    if (item->saved)
+    if (item->saved || MUTATED(QUEUE_SAVED))
         return 0;
     value[QUEUE_KIND] = (uint8_t)item->kind;
     save64(value + QUEUE_BUCKET, item->bucket);
@@ -323,7 +321,7 @@ int queue_work(struct store *store)
         uint8_t key[9];
         if (result == QUEUE_UNFINISHED)
             break;
-        if (result == 0 && item->saved)
+        if (result == 0 && item->saved && !MUTATED(QUEUE_DONE))
             result = system_delete(store, key, system_key(key, SYSTEM_QUEUE, item->id));
         if (result < 0)
             return result;

@@ -13,7 +13,7 @@ uint64_t chain_floor(const struct chain *chain)
 {
     if (chain->newest)
         return chain->newest->epoch;
-    return chain->origin ? chain->origin->epoch : 0;
+    return chain->origin && !MUTATED(CLONE_FLOOR) ? chain->origin->epoch : 0;
 }
 
 void chain_count_pinned(struct store *store, struct chain *chain)
@@ -27,9 +27,17 @@ void free_later(struct store *store, uint64_t address, uint32_t blocks)
 {
     if (MUTATED(FREES_AT_ONCE))
         allocator_release(store, address, blocks);
-    if (range_list_add(&store->pending_free, address, blocks) < 0)
+    bool too_early = store->checkpoint.running && MUTATED(FREES_BESIDE);
+    if (range_list_add(too_early ? &store->checkpoint.frees : &store->pending_free, address, blocks) < 0)
         store_fail(store, ENOMEM);
     store->pending_free_blocks += blocks;
+}
+
+int free_by_checkpoint(struct store *store, uint64_t address, uint32_t blocks)
+{
+    if (MUTATED(FREES_BY_CHECKPOINT))
+        allocator_release(store, address, blocks);
+    return range_list_add(&store->checkpoint.frees, address, blocks);
 }
 
 static void drop_unwritten(struct store *store, struct node *node)
@@ -106,7 +114,7 @@ void bury(struct store *store, struct snapshot *snapshot, uint64_t address, uint
  * to the origin's chain. */
 static bool chain_owns(const struct chain *chain, uint64_t birth)
 {
-    return chain->newest && (!chain->origin || birth > chain->origin->epoch);
+    return chain->newest && (!chain->origin || birth > chain->origin->epoch || MUTATED(ORIGIN_BLOCKS));
 }
 
 void kill_node(struct store *store, struct chain *chain, const struct tree_pointer *pointer)
@@ -128,7 +136,7 @@ void kill_node(struct store *store, struct chain *chain, const struct tree_point
                 continue;
             if (!chain->is_system)
                 free_later(store, pointer->address[copy], store->node_blocks);
-            else if (range_list_add(&store->checkpoint.frees, pointer->address[copy], store->node_blocks) < 0)
+            else if (free_by_checkpoint(store, pointer->address[copy], store->node_blocks) < 0)
                 store_fail(store, ENOMEM);
         }
         return;
@@ -150,7 +158,7 @@ void kill_node(struct store *store, struct chain *chain, const struct tree_point
 
 void kill_blocks(struct store *store, struct chain *chain, uint64_t address, uint32_t blocks, uint64_t birth)
 {
-    if (birth > chain_floor(chain))
+    if (birth > chain_floor(chain) || MUTATED(SNAPSHOT_BLOCKS))
         free_later(store, address, blocks);
     else if (chain_owns(chain, birth))
         bury(store, chain->newest, address, birth, blocks);
@@ -163,7 +171,7 @@ void dead_hand_over(struct store *store, struct snapshot *snapshot, struct snaps
         store->dead_bytes -= sizeof *entry;
         atomic_fetch_sub(&store->allocator.dead_pending, 1);
         store->dead_pending_blocks -= entry->blocks;
-        if (entry->birth > floor_epoch)
+        if (entry->birth > floor_epoch || MUTATED(DELETION_FLOOR))
             free_entry(store, entry);
         else if (predecessor)
             bury(store, predecessor, entry->address, entry->birth, entry->blocks);

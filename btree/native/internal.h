@@ -341,6 +341,7 @@ struct store {
 
     /* options */
     size_t cache_bytes_max, dirty_bytes_max, buffer_bytes_max;
+    uint64_t queue_steps_max; /* of the deletion queue in one checkpoint */
     uint32_t commit_interval_ms;
     bool read_only, replaying;
     _Atomic int failed_errno;
@@ -565,6 +566,9 @@ void bury(struct store *store, struct snapshot *snapshot, uint64_t address, uint
 /* Frees an entry that no tree refers to any more. */
 void free_entry(struct store *store, const struct dead_entry *entry);
 void free_later(struct store *store, uint64_t address, uint32_t blocks);
+/* The same of what the state that is being written no longer needs: free as soon as that is durable. For the thread
+ * that writes the checkpoint. */
+int free_by_checkpoint(struct store *store, uint64_t address, uint32_t blocks);
 /* Frees what was born after `floor_epoch` in a tree that nothing names any more. */
 void drop_tree(struct store *store, const struct tree_pointer *pointer, uint8_t level, uint64_t floor_epoch);
 /* Snapshot leaves its chain: its entries in memory are freed or go to its predecessor. */

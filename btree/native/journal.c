@@ -145,7 +145,8 @@ int store_commit(struct store *store)
     pthread_mutex_lock(&store->commit_mutex);
     int result = atomic_load(&store->failed_errno) ? -EIO : 0;
     pthread_mutex_lock(&store->lock);
-    bool outstanding = journal->pending.length > 0 || journal->written_sequence != journal->flushed_sequence;
+    bool outstanding = journal->pending.length > 0 ||
+                       (journal->written_sequence != journal->flushed_sequence && !MUTATED(COMMIT_OF_WRITTEN));
     if (result == 0 && outstanding)
         journal_cut(store);
     pthread_mutex_unlock(&store->lock);

@@ -10,6 +10,7 @@
 #define CACHE_BYTES_MIN ((size_t)1 << 20)
 #define DIRTY_BYTES_DEFAULT ((size_t)48 << 20)
 #define DIRTY_BYTES_MIN ((size_t)256 << 10)
+#define QUEUE_STEPS_DIVISOR 384u /* of dirty bytes */
 #define BUFFER_BYTES_DEFAULT ((size_t)32 << 20)
 #define BUFFER_BYTES_MIN ((size_t)1 << 20)
 #define COMMIT_INTERVAL_MS_DEFAULT 1000u
@@ -103,12 +104,12 @@ int store_format(struct storage *storage, const struct store_parameters *paramet
     if (!store)
         return -ENOMEM;
     store->storage = storage;
-    result = erase_old(store, &superblock);
+    result = MUTATED(FORMAT_ERASES) ? 0 : erase_old(store, &superblock);
     if (result == 0)
         result = storage_flush(store);
     if (result == 0)
         result = superblock_write(store, &superblock);
-    if (result == 0)
+    if (result == 0 && !MUTATED(FORMAT_FLUSH))
         result = storage_flush(store);
     if (result < 0)
         failure_set(failure, "writing the pool failed: %s", strerror(-result));
@@ -161,6 +162,7 @@ static void adopt_options(struct store *store, const struct store_options *optio
 {
     store->cache_bytes_max = option(options->cache_bytes_max, CACHE_BYTES_DEFAULT, CACHE_BYTES_MIN);
     store->dirty_bytes_max = option(options->dirty_bytes_max, DIRTY_BYTES_DEFAULT, DIRTY_BYTES_MIN);
+    store->queue_steps_max = store->dirty_bytes_max / QUEUE_STEPS_DIVISOR;
     store->buffer_bytes_max = option(options->buffer_bytes_max, BUFFER_BYTES_DEFAULT, BUFFER_BYTES_MIN);
     store->commit_interval_ms = (uint32_t)option(options->commit_interval_ms, COMMIT_INTERVAL_MS_DEFAULT, 1);
     store->read_only = options->read_only;

@@ -127,7 +127,7 @@ int superblock_read(struct storage *storage, uint64_t sequence_max, struct super
         }
     }
     uint64_t starts[2] = {0, size / STORE_BLOCK_SIZE * STORE_BLOCK_SIZE - ring_bytes};
-    for (int ring = 0; ring < 2; ring++) {
+    for (int ring = 0; ring < 2 - MUTATED(SUPERBLOCK_SECOND_READ); ring++) {
         for (uint64_t slot = 0; slot < SUPERBLOCK_RING_SLOTS; slot++) {
             uint8_t block[STORE_BLOCK_SIZE];
             struct superblock candidate;

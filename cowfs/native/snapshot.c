@@ -16,7 +16,7 @@ int filesystem_take_snapshot(struct filesystem *filesystem, uint64_t node, const
     int status = writable_place(filesystem, node, &place);
     if (status == 0)
         status = store_snapshot_create(filesystem->store, place.object_id, name, taken);
-    if (status == 0 && durable)
+    if (status == 0 && durable && !MUTATED(SNAPSHOT_DURABLE))
         status = store_commit(filesystem->store);
     return status;
 }

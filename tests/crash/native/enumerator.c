@@ -100,10 +100,19 @@ static void hashes_write(void)
         fail("writing", settings.hashes);
 }
 
+/* Those that what can be seen depends on: the same before and after all failures. */
+static unsigned habits_of_seed(void)
+{
+    struct chance chance = chance_from(at.number, 3, 3);
+    return strcmp(at.mode, "bounded") != 0 && chance_one_in(&chance, 3) ? HABIT_COMPRESS : 0u;
+}
+
 static unsigned draw_habits(struct chance *chance)
 {
+    struct chance others = chance_from(chance->state, 3, 3);
+    bool put_off = chance_one_in(&others, 2);
     return (chance_one_in(chance, 4) ? HABIT_HASTY : 0u) | (chance_one_in(chance, 4) ? HABIT_LAZY : 0u) |
-           (chance_one_in(chance, 2) ? HABIT_FIRST_FIT : 0u);
+           (chance_one_in(chance, 2) ? HABIT_FIRST_FIT : 0u) | (put_off ? HABIT_PUT_OFF : 0u) | habits_of_seed();
 }
 
 /* ---- states ----------------------------------------------------------------------------------------------------- */
@@ -161,7 +170,7 @@ static void fail_again(const struct history *history, size_t recovery_events, st
             struct world *world = stack_take(sizeof *world);
             uint64_t digest = medium->image.digest;
             world->serial = 1000000;
-            world->habits = 0;
+            world->habits = habits_of_seed();
             if (world_open(world, &medium->base) < 0 || world_digest(world, &state) < 0)
                 fail("after a second failure", world->message);
             if (world->bitmap_was_found_out)
@@ -451,8 +460,18 @@ static void run_bounded(void)
 
 /* ---- rot -------------------------------------------------------------------------------------------------------- */
 
-/* One flipped bit in what was flushed: whatever is read is right, or an error. In the journal it ends what is replayed,
- * as a torn group does; what its last group names may end it there. */
+/* Whether a block that holds a node's first copy has a second one. */
+static bool is_first_of_two(const struct history *history, uint64_t block)
+{
+    struct store *store = history->world.store;
+    uint64_t address = block / store->node_blocks * store->node_blocks;
+    const struct node *node = store->copies == 2 ? cache_find(store, address) : NULL;
+    return node && memcmp(node->page + (block - address) * BLOCK_SIZE, history->medium.image.blocks[block],
+                          BLOCK_SIZE) == 0;
+}
+
+/* One flipped bit in what was flushed: whatever is read is right, or an error. The journal's last group, and what that
+ * names, may be taken for torn: then the journal ends before it. */
 static void flip(const struct history *history, struct chance *chance)
 {
     const struct journal *journal = &history->world.store->journal;
@@ -472,22 +491,24 @@ static void flip(const struct history *history, struct chance *chance)
     medium_write(medium, offset, &byte, 1);
     at.cut_again = offset;
     totals.flips++;
+    struct superblock newest;
+    uint64_t state, sequence;
+    if (superblock_read(&medium->base, UINT64_MAX, &newest, &sequence, NULL) < 0 ||
+        newest.sequence != history->world.store->checkpoint_sequence)
+        fail("opening after a bit flipped", "the newest superblock is not found");
     struct world *world = stack_take(sizeof *world);
-    uint64_t state;
     world->serial = 1000000;
-    world->habits = 0;
+    world->habits = habits_of_seed();
     int result = world_open(world, &medium->base);
-    bool in_superblock = block < journal_first || block >= POOL_BLOCKS - journal_first;
-    if ((result == -EIO || result == -EUCLEAN) && !in_superblock) /* of superblocks there are two */
+    bool twice = block < journal_first || block >= POOL_BLOCKS - journal_first || is_first_of_two(history, block);
+    if ((result == -EIO || result == -EUCLEAN) && !twice)
         return;
     if (result < 0)
         fail("opening after a bit flipped", world->message);
     result = world_digest(world, &state);
-    bool in_journal = block >= journal_first && block < journal_end;
-    size_t durable = 0, unused;
-    if (!in_journal)
-        history_possible_states(history, history_last_group(history), &durable, &unused);
-    bool found = result == -EIO || result == -EUCLEAN;
+    size_t durable, unused;
+    history_possible_states(history, history_last_group(history), &durable, &unused);
+    bool found = (result == -EIO || result == -EUCLEAN) && !twice;
     bool in_bitmap = block >= journal_end && block < journal_end + 2;
     if (result == 0 && in_bitmap)
         check_world(world, "after a bit of the bitmap flipped");

@@ -210,6 +210,12 @@ void medium_open(struct medium *medium, const struct image *image, struct event_
     medium->before_write = NULL;
 }
 
+bool medium_is_flushed(const struct medium *medium)
+{
+    const struct event_list *events = medium->events;
+    return events->count == 0 || events->items[events->count - 1].length_bytes == 0;
+}
+
 static uint64_t block_digest(uint64_t block, const uint8_t *bytes)
 {
     if (!bytes || memcmp(bytes, zeros, BLOCK_SIZE) == 0)

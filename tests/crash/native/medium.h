@@ -69,6 +69,8 @@ struct medium {
 /* Over the image, which must outlive it unchanged. Closing the storage does nothing. */
 void medium_open(struct medium *medium, const struct image *image, struct event_list *events);
 void medium_write(struct medium *medium, uint64_t offset_bytes, const uint8_t *bytes, size_t length_bytes);
+/* Whether everything that was recorded is durable. */
+bool medium_is_flushed(const struct medium *medium);
 /* Brings the image's digest up to date with what was written. */
 void medium_digest(struct medium *medium, const struct image *from);
 

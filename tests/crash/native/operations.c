@@ -16,6 +16,9 @@
 #define VOLUMES_MAX 3u
 #define REFERENCES_MAX 16u
 #define LENGTH_MAX 200000u
+/* Zeros in each block of compressible content. */
+#define COMPRESSIBLE_FROM 1000u
+#define COMPRESSIBLE_BYTES 2500u
 #define TRY(expression)                \
     do {                               \
         int try_result = (expression); \
@@ -121,6 +124,8 @@ static int write_bytes(struct world *world, uint64_t node, uint64_t offset_bytes
     if (length_bytes > LENGTH_MAX)
         length_bytes = LENGTH_MAX;
     chance_fill(&chance, bytes, length_bytes);
+    for (uint32_t at = COMPRESSIBLE_FROM; world->habits & HABIT_COMPRESS && at < length_bytes; at += BLOCK_SIZE)
+        memset(bytes + at, 0, length_bytes - at < COMPRESSIBLE_BYTES ? length_bytes - at : COMPRESSIBLE_BYTES);
     TRY(filesystem_write(world->filesystem, node, offset_bytes, bytes, length_bytes));
     TRY(filesystem_read(world->filesystem, node, offset_bytes, read_back, length_bytes, &got));
     if (got != length_bytes || memcmp(bytes, read_back, length_bytes) != 0) {

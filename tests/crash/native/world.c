@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "btree/native/internal.h"
+#include "cowfs/native/compression.h"
 #include "world.h"
 
 #define CONTENT_BYTES_MAX ((size_t)256 << 10)
@@ -75,6 +76,8 @@ int world_format(struct storage *storage, const struct world_options *options, s
     uint64_t id;
     memcpy(parameters.uuid, options->uuid, sizeof parameters.uuid);
     int result = store_format(storage, &parameters, &failure);
+    if (result == 0 && !medium_is_flushed((const struct medium *)storage))
+        return world_fail(world, -EUCLEAN, "making the pool", "it is not durable");
     if (result == 0)
         result = store_open(storage, &store_options, &store, &failure);
     if (result < 0)
@@ -111,8 +114,10 @@ int world_open(struct world *world, struct storage *storage)
     world->bitmap_was_found_out = world->store->bitmap_damaged;
     if (habits & HABIT_HASTY)
         world->store->journal.pending_bytes_max = 1;
+    if (habits & HABIT_PUT_OFF)
+        world->store->queue_steps_max = 1;
     world->store->maintenance_started = habits & HABIT_LAZY;
-    return 0;
+    return habits & HABIT_COMPRESS ? filesystem_set_compression(world->filesystem, 0, COMPRESSION_LZ4, 0) : 0;
 }
 
 int world_close(struct world *world)
@@ -151,13 +156,14 @@ static void mix_time(uint64_t *digest, struct filesystem_time time)
     mix(digest, (uint64_t)time.seconds * 1000000000u + time.nanoseconds);
 }
 
-static void mix_attributes(uint64_t *digest, const struct filesystem_attributes *attributes)
+/* When content is compressed, how much room it takes is decided again each time that somebody lets go of the file. */
+static void mix_attributes(const struct world *world, uint64_t *digest, const struct filesystem_attributes *attributes)
 {
     mix(digest, attributes->node & NODE_BITS);
     mix(digest, (uint64_t)attributes->mode << 32 | attributes->nlink);
     mix(digest, (uint64_t)attributes->uid << 32 | attributes->gid);
     mix(digest, attributes->size_bytes);
-    mix(digest, attributes->blocks_512);
+    mix(digest, world->habits & HABIT_COMPRESS ? 0 : attributes->blocks_512);
     mix_time(digest, attributes->mtime);
     mix_time(digest, attributes->ctime);
     mix_time(digest, attributes->birth);
@@ -201,7 +207,7 @@ static int mix_node(struct world *world, const struct filesystem_attributes *att
 {
     char target[FILESYSTEM_TARGET_LENGTH_MAX];
     size_t length = sizeof target;
-    mix_attributes(digest, attributes);
+    mix_attributes(world, digest, attributes);
     TRY(mix_xattrs(world, attributes->node, digest));
     if (S_ISDIR(attributes->mode))
         return mix_directory(world, attributes->node, depth + 1, digest);

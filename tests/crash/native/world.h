@@ -13,6 +13,8 @@ enum habits {
     HABIT_HASTY = 1,     /* every transaction is a group of its own: failures fall between those of one operation */
     HABIT_LAZY = 2,      /* nobody writes checkpoints in time: the journal runs full */
     HABIT_FIRST_FIT = 4, /* freed blocks are used again as soon as they can be */
+    HABIT_COMPRESS = 8,  /* content is compressible, and compressed */
+    HABIT_PUT_OFF = 16,  /* deletions take many checkpoints */
 };
 
 struct world {
