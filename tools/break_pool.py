@@ -248,7 +248,7 @@ ITEM_KINDS: dict[str, Callable[[Items], None]] = {
     "link-count-none": lambda items: items.edit(items.key(items.file(), _INODE), 12, 0, 4),
     "link-count-of-directory": lambda items: items.edit(items.key(1, _INODE), 12, 9, 4),
     "size": lambda items: items.edit(items.key(items.file(), _INODE), 16, 100, 8),
-    "size-of-directory": lambda items: items.edit(items.key(1, _INODE), 16, 640, 8),
+    "size-of-directory": lambda items: items.edit(items.key(1, _INODE), 16, 6400, 8),
     "blocks": lambda items: items.edit(items.key(items.file(), _INODE), 24, 99, 8),
     "uncut-directory": lambda items: items.edit(items.key(1, _INODE), 88, 4096, 4),
     "parent": lambda items: items.edit(items.key(items.directory(), _INODE), 96, items.directory(), 8),

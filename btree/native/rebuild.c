@@ -15,20 +15,22 @@ struct rebuild {
     int status;
 };
 
+/* Whether any of them was met for the first time. Of an extent these may be some blocks only, which then are all that a
+ * bucket gets: the others are in something newer, which has a part of the same extent. */
 static bool take(struct rebuild *rebuild, uint64_t address, uint32_t blocks, uint64_t birth)
 {
-    bool fresh = false;
-    for (uint64_t block = address; block < address + blocks; block++) {
-        uint64_t bit = UINT64_C(1) << (block % 64);
-        fresh |= !(rebuild->marks[block / 64] & bit);
-        rebuild->marks[block / 64] |= bit;
+    bool any = false;
+    for (uint64_t end = address + blocks, next; address < end; address = next + 1) {
+        for (next = address; next < end && !(rebuild->marks[next / 64] & UINT64_C(1) << (next % 64)); next++)
+            rebuild->marks[next / 64] |= UINT64_C(1) << (next % 64);
+        if (next == address)
+            continue;
+        any = true;
+        allocator_commit(rebuild->store, address, (uint32_t)(next - address), false);
+        if (rebuild->snapshot)
+            bury(rebuild->store, rebuild->snapshot, address, birth, (uint32_t)(next - address));
     }
-    if (!fresh)
-        return false;
-    allocator_commit(rebuild->store, address, blocks, false);
-    if (rebuild->snapshot)
-        bury(rebuild->store, rebuild->snapshot, address, birth, blocks);
-    return true;
+    return any;
 }
 
 static void take_extent(struct rebuild *rebuild, const struct page_item *item)

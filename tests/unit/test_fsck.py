@@ -37,6 +37,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             store.snapshot(volume_id, f"s{number}", sync=False)
             node = files.lookup(ROOT_INODE, b"f1")[NODE]
             files.write(node, 0, pattern(3 * BLOCK, number))
+            # Of one extent a snapshot then has a part alone, and shares the others with what is newer.
+            node = files.lookup(ROOT_INODE, b"long")[NODE]
+            files.write(node, (3 + 5 * number) * BLOCK, pattern(2 * BLOCK, 30 + number))
             store.checkpoint()
         # Trees of which no node is shared with a snapshot: whatever is patched there concerns the volume alone.
         folder = files.lookup(ROOT_INODE, b"folder")[NODE]
@@ -61,6 +64,7 @@ def populate(files: FileSystem) -> None:
     files.create(ROOT_INODE, b"symlink", stat.S_IFLNK | 0o777, 0, 0, 0, b"folder/f1")
     shared = files.create(ROOT_INODE, b"shared", stat.S_IFREG | 0o644, 0, 0)[NODE]
     files.copy_range(node, 0, shared, 0, 4 * BLOCK)
+    files.write(files.create(ROOT_INODE, b"long", stat.S_IFREG | 0o644, 0, 0)[NODE], 0, pattern(20 * BLOCK, 29))
 
 
 def readable(path: pathlib.Path) -> dict[str, bytes]:
