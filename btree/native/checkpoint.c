@@ -221,10 +221,31 @@ static int write_collected(struct store *store)
     return result;
 }
 
+/* What the trees of the checkpoint before this one needed, and nothing else does, is free in the bitmap that this one
+ * writes. */
+static void clear_frees(struct store *store)
+{
+    const struct checkpoint *checkpoint = &store->checkpoint;
+    for (size_t i = 0; i < checkpoint->frees.count; i++)
+        allocator_clear(store, checkpoint->frees.items[i].address, checkpoint->frees.items[i].blocks);
+}
+
+static void release_frees(struct store *store)
+{
+    const struct checkpoint *checkpoint = &store->checkpoint;
+    for (size_t i = 0; i < checkpoint->frees.count; i++)
+        allocator_release(store, checkpoint->frees.items[i].address, checkpoint->frees.items[i].blocks);
+}
+
 static int write_trees(struct store *store)
 {
     struct checkpoint *checkpoint = &store->checkpoint;
     int result = 0;
+    if (MUTATED(FREES_AFTER_CHECKPOINT)) {
+        clear_frees(store);
+        release_frees(store);
+        checkpoint->frees.count = 0;
+    }
     for (size_t i = 0; i < checkpoint->root_count && result == 0; i++)
         result = collect(store, &checkpoint->roots[i].pointer);
     return result < 0 ? result : write_collected(store);
@@ -432,8 +453,7 @@ static void finish(struct store *store)
     hold_unlock(store, &hold, steps);
     free_deferred(store); /* before they are dropped from memory */
     unpin_written(store);
-    for (size_t i = 0; i < checkpoint->frees.count; i++)
-        allocator_release(store, checkpoint->frees.items[i].address, checkpoint->frees.items[i].blocks);
+    release_frees(store);
     allocator_thaw(store);
     forget_last(checkpoint);
 }
@@ -441,8 +461,7 @@ static void finish(struct store *store)
 static int make_durable(struct store *store, bool clean)
 {
     const struct checkpoint *checkpoint = &store->checkpoint;
-    for (size_t i = 0; i < checkpoint->frees.count; i++)
-        allocator_clear(store, checkpoint->frees.items[i].address, checkpoint->frees.items[i].blocks);
+    clear_frees(store);
     int result = MUTATED(BITMAP_WRITTEN) ? 0 : allocator_write(store, checkpoint->sequence);
     if (result == 0 && !MUTATED(FLUSH_BEFORE_SUPERBLOCK))
         result = storage_flush(store);
@@ -487,6 +506,8 @@ int checkpoint_run(struct store *store, bool clean)
         checkpoint->journal_tail = store->journal.head;
         checkpoint->journal_position = store->journal.head % store->journal.size_bytes;
         checkpoint->journal_sequence = store->journal.sequence;
+        if (MUTATED(JOURNAL_TAIL))
+            store->journal.tail = checkpoint->journal_tail;
     }
     pthread_mutex_unlock(&store->commit_mutex);
     if (!needed)

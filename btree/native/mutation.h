@@ -37,6 +37,8 @@
     X(FREEZE_CUT, "a freeze ends a group")                                                                             \
     X(FREEZE_BITMAP, "a checkpoint writes the bitmap as it was when it froze the trees")                               \
     X(CHECKPOINT_DATA, "a checkpoint writes the data that its trees name")                                             \
+    X(FREES_AFTER_CHECKPOINT, "what a checkpoint frees is not used before its superblock is durable")                  \
+    X(JOURNAL_TAIL, "the journal before a freeze is kept until the checkpoint is durable")                             \
     X(FREES_AT_ONCE, "freed blocks wait for a checkpoint")                                                             \
     X(FREES_BESIDE, "blocks freed beside a checkpoint wait for the next one")                                          \
     X(FREES_BY_CHECKPOINT, "what a checkpoint itself frees waits for its superblock")                                  \

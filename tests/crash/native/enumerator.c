@@ -24,6 +24,7 @@
 #define STEPS_AFTER 20u
 #define REPEATED 3u
 #define FLIPS 24u
+#define JOURNAL_LEFT_BYTES 12288u
 
 int store_mutation;
 
@@ -223,6 +224,9 @@ static void visit(const struct history *history, const struct failure_point *poi
     session->chance = chance;
     world->serial = 1000000;
     world->habits = draw_habits(&chance);
+    bool repeats = again && chance_one_in(&chance, 2);
+    if (repeats) /* the same allocations as then, too */
+        world->habits = history->world.habits;
     if (world_open(world, &session->medium.base) < 0)
         fail("after a failure", world->message);
     if (world->bitmap_was_found_out)
@@ -236,7 +240,7 @@ static void visit(const struct history *history, const struct failure_point *poi
     check_world(world, "after a failure");
     history_add_state(session, NULL, 0);
     session->medium.before_write = history_before_write;
-    if (again && chance_one_in(&chance, 2))
+    if (repeats)
         repeat_last(history, session);
     while (session->state_count <= STEPS_AFTER) {
         struct operation operation = operation_draw(&chance);
@@ -279,6 +283,23 @@ static void visit_all(struct history *history, size_t first_cut, bool all)
 }
 
 /* ---- drawn workloads -------------------------------------------------------------------------------------------- */
+
+/* There is hardly room for one more group. */
+static bool journal_is_full(const struct world *world)
+{
+    const struct journal *journal = &world->store->journal;
+    return journal->head - journal->tail + JOURNAL_LEFT_BYTES >= journal->size_bytes;
+}
+
+static void fill_journal(struct world *world)
+{
+    bool durable;
+    for (uint64_t i = 0; !journal_is_full(world); i++) {
+        const struct operation operation = {.kind = OPERATION_SETATTR, .from = {0, (uint8_t)(i % 4)}, .content = i};
+        if (operation_run(world, &operation, &durable) < 0 || store_commit(world->store) < 0)
+            fail("preparing", world->message);
+    }
+}
 
 /* Some pools lie on what another one left, some are nearly full, some were closed cleanly, and the journal's end, which
  * wraps, is anywhere. */
@@ -324,6 +345,8 @@ static void prepare_drawn(struct history *history, struct image *image)
         fail("preparing", "no checkpoint");
     if (store_commit(world->store) < 0)
         fail("preparing", "no commit");
+    if (lazy && chance_one_in(chance, 2))
+        fill_journal(world);
     /* a bit that flips in the journal must not lead to a state of before the recording, which is not known */
     if (strcmp(at.mode, "rot") == 0 && store_checkpoint(world->store) < 0)
         fail("preparing", "no checkpoint");
@@ -352,6 +375,10 @@ static void record_drawn(struct history *history, uint64_t seed)
     history->medium.before_write = history_before_write;
     for (unsigned step = 0; step < STEPS_DRAWN; step++) {
         struct operation operation = operation_draw(&history->chance);
+        /* Work beside this one would have to wait for it, or overwrite what it still needs. */
+        history->all_beside = step == 0 && journal_is_full(&history->world);
+        if (history->all_beside)
+            operation = (struct operation){.kind = OPERATION_CHECKPOINT};
         history_step(history, &operation);
     }
     history->medium.before_write = NULL;
@@ -470,6 +497,35 @@ static bool is_first_of_two(const struct history *history, uint64_t block)
                           BLOCK_SIZE) == 0;
 }
 
+/* What fsck.cowfs -y opens: what is in use and what belongs to which bucket is found out anew. Where a group of the
+ * journal is damaged and those behind it are whole, they must never come back, once somebody has gone on without them,
+ * as the successors of new groups in the place of the damaged one. */
+static void go_on_rebuilt(struct medium *medium, struct chance *chance)
+{
+    const struct operation sync = {.kind = OPERATION_FSYNCDIR};
+    struct world *world = stack_take(sizeof *world);
+    struct operation operation;
+    uint64_t before, after;
+    bool durable;
+    world->serial = 1000000;
+    world->habits = habits_of_seed();
+    if (world_rebuild(world, &medium->base) < 0)
+        fail("opening to rebuild", world->message);
+    do {
+        operation = operation_draw(chance);
+    } while (operation.kind == OPERATION_CHECKPOINT);
+    if (operation_run(world, &operation, &durable) < 0 || operation_run(world, &sync, &durable) < 0 ||
+        world_digest(world, &before) < 0)
+        fail("working after it was rebuilt", world->message);
+    world_abandon(world);
+    if (world_open(world, &medium->base) < 0 || world_digest(world, &after) < 0)
+        fail("opening after it was rebuilt", world->message);
+    check_world(world, "after it was rebuilt");
+    world_abandon(world);
+    if (before != after)
+        fail("opening after it was rebuilt", "what was lost is back");
+}
+
 /* One flipped bit in what was flushed: whatever is read is right, or an error. The journal's last group, and what that
  * names, may be taken for torn: then the journal ends before it. */
 static void flip(const struct history *history, struct chance *chance)
@@ -501,6 +557,13 @@ static void flip(const struct history *history, struct chance *chance)
     world->habits = habits_of_seed();
     int result = world_open(world, &medium->base);
     bool twice = block < journal_first || block >= POOL_BLOCKS - journal_first || is_first_of_two(history, block);
+    bool in_journal = block >= journal_first && block < journal_end;
+    if (result < 0 && strstr(world->message, "of the journal is damaged")) {
+        if (!in_journal)
+            fail("opening after a bit flipped", "what a group names is not the journal");
+        go_on_rebuilt(medium, chance);
+        return;
+    }
     if ((result == -EIO || result == -EUCLEAN) && !twice)
         return;
     if (result < 0)
@@ -531,6 +594,11 @@ static void run_rot(void)
         totals.histories++;
         for (unsigned i = 0; i < FLIPS; i++) {
             struct stack_mark inner = stack_mark();
+            if (i == 0) {
+                struct medium *medium = stack_take(sizeof *medium);
+                medium_open(medium, &history->medium.image, NULL);
+                go_on_rebuilt(medium, &chance);
+            }
             flip(history, &chance);
             stack_release(inner);
         }

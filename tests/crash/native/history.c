@@ -28,6 +28,7 @@ void history_begin(struct history *history, const struct image *before)
     history->before = before;
     history->state_count = history->claim_count = 0;
     history->beside_left = 0;
+    history->all_beside = false;
     history->with_states = true;
     medium_open(&history->medium, before, &history->events);
     history->medium.argument = history;
@@ -126,7 +127,7 @@ static void work_beside(struct history *history)
     struct store_statistics space;
     struct operation operation;
     if (history->beside_left == 0 || !history->running || history->running->kind != OPERATION_CHECKPOINT ||
-        !store->checkpoint.running || !chance_one_in(&history->chance, 3) ||
+        !store->checkpoint.running || !(history->all_beside || chance_one_in(&history->chance, 3)) ||
         !is_free(&store->commit_mutex) || !is_free(&store->flush_mutex) || !is_free(&store->lock) ||
         !is_free(&store->data_mutex) || journal->head - journal->tail > journal->size_bytes / 4)
         return;
@@ -140,7 +141,7 @@ static void work_beside(struct history *history)
     const struct operation *running = history->running;
     history_step(history, &operation);
     operation = (struct operation){.kind = OPERATION_FSYNCDIR};
-    if (chance_one_in(&history->chance, 2))
+    if (history->all_beside || chance_one_in(&history->chance, 2))
         history_step(history, &operation);
     history->running = running;
 }

@@ -41,6 +41,7 @@ struct history {
     const struct operation *running;
     size_t part_begun_after; /* of the running operation, when it does several things */
     unsigned beside_left;
+    bool all_beside; /* at each occasion, each thing durable */
     bool with_states; /* false: only what is there in the end is of interest */
 };
 

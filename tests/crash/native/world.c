@@ -89,7 +89,7 @@ int world_format(struct storage *storage, const struct world_options *options, s
     return result < 0 ? result : closed;
 }
 
-int world_open(struct world *world, struct storage *storage)
+static int open_world(struct world *world, struct storage *storage, bool rebuild)
 {
     /* the commonest pools need far less; what is allocated at opening is paid for by every state */
     struct store_options options = {.no_background = true, .cache_bytes_max = 4u << 20, .buffer_bytes_max = 2u << 20};
@@ -97,6 +97,7 @@ int world_open(struct world *world, struct storage *storage)
     struct store_volume volume;
     uint64_t serial = world->serial;
     unsigned habits = world->habits;
+    options.rebuild_space = rebuild;
     memset(world, 0, sizeof *world);
     world->serial = serial;
     world->habits = habits;
@@ -118,6 +119,16 @@ int world_open(struct world *world, struct storage *storage)
         world->store->queue_steps_max = 1;
     world->store->maintenance_started = habits & HABIT_LAZY;
     return habits & HABIT_COMPRESS ? filesystem_set_compression(world->filesystem, 0, COMPRESSION_LZ4, 0) : 0;
+}
+
+int world_open(struct world *world, struct storage *storage)
+{
+    return open_world(world, storage, false);
+}
+
+int world_rebuild(struct world *world, struct storage *storage)
+{
+    return open_world(world, storage, true);
 }
 
 int world_close(struct world *world)

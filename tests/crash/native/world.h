@@ -43,6 +43,8 @@ struct world_options {
 };
 int world_format(struct storage *storage, const struct world_options *options, struct world *world);
 int world_open(struct world *world, struct storage *storage);
+/* As fsck.cowfs -y does it: finds out anew what is in use, and goes on without lost groups of the journal. */
+int world_rebuild(struct world *world, struct storage *storage);
 int world_close(struct world *world);
 /* As a killed process leaves it. */
 void world_abandon(struct world *world);
