@@ -83,6 +83,7 @@ enum input_flags {
     INPUT_AGAIN = 8,        /* opens what was closed once more */
     INPUT_ABANDON = 16,     /* instead of closing */
     INPUT_DIFFERENCES = 32, /* between snapshots and volumes */
+    INPUT_REBUILD = 64,     /* opens as fsck.cowfs -y does */
 };
 
 enum edit_operation {

@@ -392,7 +392,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t length_max,
         return 0;
     if (length < sizeof header || fuzz_draw(&random, 8) == 0) {
         header.seed = (uint8_t)fuzz_draw(&random, SEEDS);
-        header.flags = (uint8_t)(fuzz_draw(&random, 64) & fuzz_draw(&random, 64));
+        header.flags = (uint8_t)(fuzz_draw(&random, 128) & fuzz_draw(&random, 128));
         if (fuzz_draw(&random, 2)) /* most of the time goes into changes */
             header.flags |= INPUT_NO_CHANGES | INPUT_ABANDON;
         memcpy(bytes, &header, sizeof header);

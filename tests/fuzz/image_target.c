@@ -264,6 +264,7 @@ static int use_pool(struct image *image, unsigned flags)
         .buffer_bytes_max = 1,
         .no_background = true,
         .read_only = flags & INPUT_READ_ONLY,
+        .rebuild_space = flags & INPUT_REBUILD && !(flags & INPUT_READ_ONLY),
     };
     struct store_failure failure = {{0}};
     struct store_volume volume = {0};
