@@ -22,6 +22,8 @@ from benchmarks.isolation import backing_prefix
 MIB = 1 << 20
 BLOCK_SIZE_BYTES = 4096
 SECTOR_SIZE_BYTES = 512
+# stat(2): what st_blocks counts in.
+STAT_BLOCK_BYTES = 512
 # What holds the labels and superblocks of every peer, at both ends.
 WIPED_BYTES = 8 * MIB
 # What is left for everybody else when an image is taken into memory.
@@ -91,22 +93,35 @@ class Disk:
         """Drops what the kernel has cached of the device."""
         fcntl.ioctl(self._descriptor, BLKFLSBUF)
 
+    def allocated_bytes(self) -> int:
+        """What the file behind it takes; of a sparse one less than its size."""
+        return os.fstat(self._backing).st_blocks * STAT_BLOCK_BYTES
+
     def image(self) -> int:
         """Copies what has reached the device by now, which is what a power failure would leave, into memory; the
         descriptor of the copy is the caller's to close."""
-        if self.size_bytes + IMAGE_SPARE_BYTES > available_bytes():
-            raise OSError(errno.ENOMEM, f"a copy of the device, {self.size_bytes // MIB:,} MiB, does not fit in memory")
+        needed_bytes = self.allocated_bytes()
+        if needed_bytes + IMAGE_SPARE_BYTES > available_bytes():
+            raise OSError(errno.ENOMEM, f"a copy of the device, {needed_bytes // MIB:,} MiB, does not fit in memory")
         copy = os.memfd_create("image", os.MFD_CLOEXEC)
         try:
-            _copy(self._backing, copy, self.size_bytes)
+            os.ftruncate(copy, self.size_bytes)
+            for start, end in _data_of(self._backing, 0, self.size_bytes):
+                _copy(self._backing, copy, start, end)
         except BaseException:
             os.close(copy)
             raise
         return copy
 
     def restore(self, image: int) -> None:
-        """The device's content becomes the image's. Nothing may be mounted from it."""
-        _copy(image, self._backing, self.size_bytes)
+        """The device's content becomes the image's. Nothing may be mounted from it. A device of which little has been
+        written stays sparse: the image of 16 GiB twice in memory is more than many a machine has."""
+        hole = 0
+        for start, end in [*_data_of(image, 0, self.size_bytes), (self.size_bytes, self.size_bytes)]:
+            for written in _data_of(self._backing, hole, start):
+                _copy(image, self._backing, *written)
+            _copy(image, self._backing, start, end)
+            hole = end
         os.fsync(self._backing)
         self.forget_cache()
 
@@ -124,13 +139,27 @@ def available_bytes() -> int:
     return int(found[1]) << 10 if found else 0
 
 
-def _copy(source: int, target: int, size_bytes: int) -> None:
-    offset = 0
-    while offset < size_bytes:
-        content = os.pread(source, min(8 * MIB, size_bytes - offset), offset)
+def _data_of(file: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the file may hold something else than zeros: the parts, from and to, that are no holes."""
+    while start < end:
+        try:
+            start = os.lseek(file, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no data from here to the end
+                raise
+            return
+        if start < end:
+            hole = min(os.lseek(file, start, os.SEEK_HOLE), end)
+            yield start, hole
+            start = hole
+
+
+def _copy(source: int, target: int, start: int, end: int) -> None:
+    while start < end:
+        content = os.pread(source, min(8 * MIB, end - start), start)
         if not content:
             raise OSError(errno.EIO, "the image is too short")
-        offset += os.pwrite(target, content, offset)
+        start += os.pwrite(target, content, start)
 
 
 def _attach(backing: int) -> tuple[str, int]:

@@ -68,8 +68,15 @@ class Record:
 
 
 def read_trials(path: pathlib.Path) -> list[Trial]:
+    """All that a record holds; of a run that was killed, whose record lacks its end, all trials before."""
+    trials: list[Trial] = []
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [Trial(**json.loads(line)) for line in file]
+        try:
+            for line in file:
+                trials.append(Trial(**json.loads(line)))
+        except EOFError:
+            print(f"benchmarks: {path} has no end, its run was killed: {len(trials)} trials read", file=sys.stderr)
+    return trials
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------------

@@ -95,6 +95,8 @@ def merge(folder: pathlib.Path, extra: pathlib.Path) -> None:
     meta["jobs"] += [job for job in added["jobs"] if job["name"] not in known]
     meta["media"] += [medium for medium in added["media"] if medium not in meta["media"]]
     meta["commands"] += added["commands"]
+    if added["revision"] not in meta["revision"].split(", "):
+        meta["revision"] += f", {added['revision']}"
     record = Record(folder / TRIALS_NAME)
     for trial in trials:
         record.add(trial)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import continuous, isolation, machine, method, profiling, report, stalls, targets
+from benchmarks import continuous, ground, isolation, machine, method, profiling, report, stalls, targets
 from benchmarks.__main__ import parse_arguments
+from benchmarks.ground import make_disk
 from benchmarks.jobs import SCALES, percentiles_us
 from benchmarks.jobs_fio import figures_of, job_file
 from benchmarks.method import Record, Trial, kept_trials, ratio, read_trials, summarize
@@ -68,6 +69,55 @@ def test_record_keeps_every_trial(tmp_path: pathlib.Path) -> None:
         record.add(one)
     record.close()
     assert read_trials(tmp_path / "trials.gz") == trials
+
+
+def test_record_of_a_killed_run_is_read_as_far_as_it_goes(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = [trial(job=f"job {number}", raw={"fio": [number]}) for number in range(3)]
+    record = Record(tmp_path / "trials.gz")
+    for one in trials[:2]:
+        record.add(one)
+    whole_bytes = (tmp_path / "trials.gz").stat().st_size
+    record.add(trials[2])
+    written = (tmp_path / "trials.gz").read_bytes()
+    record.close()
+    for kept_bytes, count in ((whole_bytes, 2), (len(written) - 7, 2), (len(written), 3)):
+        (tmp_path / "killed.gz").write_bytes(written[:kept_bytes])
+        assert read_trials(tmp_path / "killed.gz") == trials[:count]
+        assert f"killed: {count} trials read" in capsys.readouterr().err
+
+
+@pytest.mark.mount
+@needs_root
+def test_device_gets_its_image_back_and_stays_sparse(tmp_path: pathlib.Path) -> None:
+    shadow = isolation.backing_prefix(tmp_path, ground.MEDIA["memory"])
+    size_bytes = 1 << 30
+    with make_disk("memory", tmp_path, size_bytes, sparse=True) as disk:
+        descriptor = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            kept = {0: b"first" * 1000, 300 << 20: b"middle" * 1000, size_bytes - 4096: b"z" * 4096}
+            changed = {2048: b"over", 4 << 20: b"between" * 1000, 301 << 20: b"new" * 10_000}
+            for offset, content in kept.items():
+                os.pwrite(descriptor, content, offset)
+            os.fsync(descriptor)
+            image = disk.image()
+            try:
+                assert os.fstat(image).st_blocks * 512 < 16 << 20
+                for offset, content in changed.items():
+                    os.pwrite(descriptor, content, offset)
+                os.fsync(descriptor)
+                disk.restore(image)
+            finally:
+                os.close(image)
+            for offset, content in kept.items():
+                assert os.pread(descriptor, len(content), offset) == content
+            assert os.pread(descriptor, 16 << 20, 1 << 20) == bytes(16 << 20)
+            assert os.pread(descriptor, 1 << 20, 301 << 20) == bytes(1 << 20)
+            assert disk.allocated_bytes() < 16 << 20
+        finally:
+            os.close(descriptor)
+    shadow.rmdir()
 
 
 class FakeDisk:
@@ -356,7 +406,7 @@ def test_targets_name_jobs_and_peers_that_exist() -> None:
 def test_merge_replaces_what_was_measured_again(results_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     extra = tmp_path / "extra"
     extra.mkdir()
-    described = meta(("disk",))
+    described = meta(("disk",)) | {"revision": "def"}
     described["jobs"] = [*described["jobs"][:1], described["jobs"][1] | {"name": "rollback", "title": "roll back"}]
     (extra / report.META_NAME).write_text(json.dumps(described))
     record = Record(extra / report.TRIALS_NAME)
@@ -368,6 +418,7 @@ def test_merge_replaces_what_was_measured_again(results_folder: pathlib.Path, tm
     merged = report.load(results_folder)
     assert [job["name"] for job in merged.jobs] == [*(job["name"] for job in before.jobs), "rollback"]
     assert merged.meta["media"] == ["memory", "disk"] and merged.meta["commands"] == ["x", "x"]
+    assert merged.meta["revision"] == "abc, def"
     values = [merged.summary(medium, "cowfs", "create", "value") for medium in ("memory", "disk")]
     assert [value and (value.median, value.count) for value in values] == [(101, 3), (7, 1)]
     assert merged.was_tried("disk", "rollback") and not merged.was_tried("memory", "rollback")
