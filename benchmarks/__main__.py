@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.ground import BLOCK_SIZE_BYTES, MEDIA, medium_free_bytes
+from benchmarks.ground import BACKED_BYTES, BLOCK_SIZE_BYTES, MEDIA, medium_free_bytes
 from benchmarks.isolation import Surroundings, run_isolated
 from benchmarks.jobs import SCALES, Group, Scale
 from benchmarks.machine import Watch, describe
@@ -95,6 +95,7 @@ def describe_run(
         "programs": {"fio": first_line("fio", "--version")},
         "device": {"size_bytes": scale.disk_bytes, "block_size_bytes": BLOCK_SIZE_BYTES, "kind": "loop, direct-io"},
         "sizes": {"file_bytes": scale.file_bytes, "seconds": scale.seconds, "file_count": scale.file_count},
+        "backed_bytes": BACKED_BYTES,
         "media": media,
         "peers": peers,
         "jobs": [

@@ -252,6 +252,12 @@ def method_section(results: Results) -> list[str]:
             f" The machine was {busy_shares.median:.1%} busy before a trial (median; at most {busy_shares.high:.1%})."
         )
     sizes, device = meta["sizes"], meta["device"]
+    backed = (
+        f" {backed_bytes >> 20} MiB of memory are then taken and given back, in large pages and in small ones, lest "
+        "the first to use them pay the host for it."
+        if (backed_bytes := meta.get("backed_bytes"))
+        else ""
+    )
     lines = [
         "## How it was measured",
         "",
@@ -265,8 +271,8 @@ def method_section(results: Results) -> list[str]:
         f"run for a time, {sizes['file_count']:,} small files; {meta.get('repetitions_made', 0)} whole repetitions of "
         f"{meta['repetitions_wanted']} wanted, the peers in turns within each.",
         "- Page, dentry and inode caches are dropped before each job but those called cached, and write jobs end with "
-        "an fsync. Cold means mounted anew. Figures are medians, ± is half of the range of the repetitions, (×) is "
-        f"how many times better than {meta['peers'][BASELINE]['title']}.",
+        f"an fsync.{backed} Cold means mounted anew. Figures are medians, ± is half of the range of the repetitions, "
+        f"(×) is how many times better than {meta['peers'][BASELINE]['title']}.",
         f"- **Load:** of {len(trials)} trials {disturbed} were disturbed by other processes or the hypervisor and "
         f"were made again where that was possible; {kept_disturbed} of the trials in the tables are, marked \\*.{busy}",
         f"- Revision `{meta['revision']}`, begun {meta['started']}, seed {meta['seed']}, "

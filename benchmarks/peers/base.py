@@ -245,6 +245,7 @@ class KernelPeer(Peer):
 
     def make(self, disk: Disk, mountpoint: pathlib.Path) -> Volume:
         command(*self.format_words, disk.path)
+        disk.fill_holes()
         volume = self.volume(disk, mountpoint)
         volume.mount()
         return volume

@@ -126,6 +126,7 @@ class Btrfs(KernelPeer):
 
     def make(self, disk: Disk, mountpoint: pathlib.Path) -> Volume:
         command(*self.format_words, disk.path)
+        disk.fill_holes()
         volume = self.volume(disk, mountpoint)
         volume.mount()
         try:

@@ -156,6 +156,7 @@ class Cowfs(Peer):
 
     def make(self, disk: Disk, mountpoint: pathlib.Path) -> Volume:
         command(MKFS, "-f", "-q", *self.make_options, disk.path)
+        disk.fill_holes()
         volume = CowfsVolume(disk, mountpoint, self.mount_options)
         try:
             volume.mount()

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -25,6 +27,7 @@ from benchmarks.plan import QUICK, all_groups, groups_of
 from cowfs.commands import bench
 
 ROOT = pathlib.Path(__file__).parents[2]
+BLKDISCARD = 0x1277  # linux/fs.h
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for namespaces and loop devices")
 
 
@@ -115,6 +118,34 @@ def test_device_gets_its_image_back_and_stays_sparse(tmp_path: pathlib.Path) -> 
             assert os.pread(descriptor, 16 << 20, 1 << 20) == bytes(16 << 20)
             assert os.pread(descriptor, 1 << 20, 301 << 20) == bytes(1 << 20)
             assert disk.allocated_bytes() < 16 << 20
+        finally:
+            os.close(descriptor)
+    shadow.rmdir()
+
+
+@pytest.mark.mount
+@needs_root
+@pytest.mark.parametrize("sparse", [False, True])
+def test_device_stays_written_whole(tmp_path: pathlib.Path, sparse: bool) -> None:
+    """A part that the device zeroes by taking it out, as for mkfs.ext4, would be allocated again at another's cost."""
+    shadow = isolation.backing_prefix(tmp_path, ground.MEDIA["memory"])
+    size_bytes = 64 << 20
+    with make_disk("memory", tmp_path, size_bytes, sparse=sparse) as disk:
+        descriptor = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for offset in (0, 8 << 20, size_bytes - 4096):
+                os.pwrite(descriptor, b"a" * 4096, offset)
+            os.fsync(descriptor)
+            whole_bytes = disk.allocated_bytes()
+            for start, end in ((1 << 20, 8 << 20), ((8 << 20) + 4096, 24 << 20)):
+                fcntl.ioctl(descriptor, BLKDISCARD, struct.pack("=QQ", start, end - start))
+            assert disk.allocated_bytes() < whole_bytes or sparse
+            disk.fill_holes()
+            assert disk.allocated_bytes() == (whole_bytes if not sparse else 3 * 4096)
+            disk.forget_cache()
+            for offset in (0, 8 << 20, size_bytes - 4096):
+                assert os.pread(descriptor, 4096, offset) == b"a" * 4096
+            assert os.pread(descriptor, 7 << 20, 1 << 20) == bytes(7 << 20)
         finally:
             os.close(descriptor)
     shadow.rmdir()
