@@ -232,7 +232,9 @@ class Group:
     title: str
     jobs: tuple[Job, ...]
     disk_bytes: int | None = None
-    """A sparse disk of this size instead of the run's own."""
+    """A disk of this size instead of the run's own."""
+    is_disk_sparse: bool = False
+    """Not written whole before: where the speed of the device makes no difference."""
     is_slow: bool = False
     """Takes minutes: smaller scales repeat it less."""
 

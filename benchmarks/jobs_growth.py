@@ -65,5 +65,9 @@ def growth_groups(scale: Scale) -> tuple[Group, ...]:
                 ("mount", "mounting", mount), ("recovery", "recovery after kill -9 of", recovery)
             )
         )  # fmt: skip
-        groups.append(Group(f"growth_{gib}_gib", "Growth: pool size", jobs, disk_bytes=size_bytes, is_slow=True))
+        groups.append(
+            Group(
+                f"growth_{gib}_gib", "Growth: pool size", jobs, disk_bytes=size_bytes, is_disk_sparse=True, is_slow=True
+            )
+        )
     return tuple(groups)

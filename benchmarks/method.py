@@ -201,7 +201,8 @@ class Run:
         with contextlib.ExitStack() as stack:
             used = disk
             if group.disk_bytes is not None:
-                used = stack.enter_context(make_disk(disk.medium, self.folder, group.disk_bytes, sparse=True))
+                own = make_disk(disk.medium, self.folder, group.disk_bytes, sparse=group.is_disk_sparse)
+                used = stack.enter_context(own)
             GroupRun(self, used, group, peer, repetition).run()
 
 
