@@ -282,7 +282,7 @@ def test_every_scale_has_a_plan(scale: Any) -> None:
     assert groups_of(scale, "no such job") == ()
     assert scale.attempts >= 1 and scale.repetitions >= 1
     assert SCALES["full"].repetitions >= 5
-    many = groups_of(scale, "^snapshot_many$")[0]
+    (many,) = (group for group in all_groups(scale) if group.name == "snapshot_many")
     # With one block of 4 KiB changed before each, a snapshot takes some 20 KiB of cowfs.
     assert (many.disk_bytes or scale.disk_bytes) > max(scale.snapshots_present) * (32 << 10)
 
