@@ -11,7 +11,9 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -91,12 +93,23 @@ def test_record_of_a_killed_run_is_read_as_far_as_it_goes(
         assert f"killed: {count} trials read" in capsys.readouterr().err
 
 
+@pytest.fixture
+def run_folder() -> Iterator[pathlib.Path]:
+    """As a run has it: of a name that no other run has, and files of its volumes beside it in memory."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="cowfs-benchmarks-"))
+    try:
+        yield folder
+    finally:
+        folder.rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            isolation.backing_prefix(folder, ground.MEDIA["memory"]).rmdir()
+
+
 @pytest.mark.mount
 @needs_root
-def test_device_gets_its_image_back_and_stays_sparse(tmp_path: pathlib.Path) -> None:
-    shadow = isolation.backing_prefix(tmp_path, ground.MEDIA["memory"])
+def test_device_gets_its_image_back_and_stays_sparse(run_folder: pathlib.Path) -> None:
     size_bytes = 1 << 30
-    with make_disk("memory", tmp_path, size_bytes, sparse=True) as disk:
+    with make_disk("memory", run_folder, size_bytes, sparse=True) as disk:
         descriptor = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             kept = {0: b"first" * 1000, 300 << 20: b"middle" * 1000, size_bytes - 4096: b"z" * 4096}
@@ -120,17 +133,15 @@ def test_device_gets_its_image_back_and_stays_sparse(tmp_path: pathlib.Path) -> 
             assert disk.allocated_bytes() < 16 << 20
         finally:
             os.close(descriptor)
-    shadow.rmdir()
 
 
 @pytest.mark.mount
 @needs_root
 @pytest.mark.parametrize("sparse", [False, True])
-def test_device_stays_written_whole(tmp_path: pathlib.Path, sparse: bool) -> None:
+def test_device_stays_written_whole(run_folder: pathlib.Path, sparse: bool) -> None:
     """A part that the device zeroes by taking it out, as for mkfs.ext4, would be allocated again at another's cost."""
-    shadow = isolation.backing_prefix(tmp_path, ground.MEDIA["memory"])
     size_bytes = 64 << 20
-    with make_disk("memory", tmp_path, size_bytes, sparse=sparse) as disk:
+    with make_disk("memory", run_folder, size_bytes, sparse=sparse) as disk:
         descriptor = os.open(disk.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             for offset in (0, 8 << 20, size_bytes - 4096):
@@ -148,7 +159,6 @@ def test_device_stays_written_whole(tmp_path: pathlib.Path, sparse: bool) -> Non
             assert os.pread(descriptor, 7 << 20, 1 << 20) == bytes(7 << 20)
         finally:
             os.close(descriptor)
-    shadow.rmdir()
 
 
 class FakeDisk:
