@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,11 @@ from benchmarks.ground import BACKED_BYTES, BLOCK_SIZE_BYTES, MEDIA, medium_free
 from benchmarks.isolation import Surroundings, run_isolated
 from benchmarks.jobs import SCALES, Group, Scale
 from benchmarks.machine import Watch, describe
-from benchmarks.method import Record, Run
+from benchmarks.method import Record, Run, Trial, read_trials, tried_already
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer, PeerFailed, first_line
 from benchmarks.plan import groups_of
-from benchmarks.report import META_NAME, TRIALS_NAME, merge, render
+from benchmarks.report import META_NAME, TRIALS_NAME, join, merge, render
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -46,8 +47,11 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--media", help=f"of: {', '.join(MEDIA)} (full: both; others: memory)")
     parser.add_argument("--minutes", type=float, help="nothing is begun that would probably end later")
     parser.add_argument("--repetitions", type=int, help="how often each job is measured, the slow ones too")
-    parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="where the results go (full and "
-                        "medium: benchmarks/results/DATE, others: build/benchmarks/SCALE)")  # fmt: skip
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--output", type=pathlib.Path, metavar="FOLDER", help="where the results go (full and "
+                       "medium: benchmarks/results/DATE, others: build/benchmarks/SCALE)")  # fmt: skip
+    place.add_argument("--continue", dest="begun", type=pathlib.Path, metavar="FOLDER", help="go on with the run in "
+                       "FOLDER: measure only what is asked for and lacks there, of each repetition")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of everything that is random here (1)")
     parser.add_argument("--merge", type=pathlib.Path, nargs=2, metavar=("FOLDER", "EXTRA"), help="only add the results "
                         "EXTRA of another run to those in FOLDER, replacing what it measured again")  # fmt: skip
@@ -71,6 +75,12 @@ def revision() -> str:
         return "unknown"
 
 
+def command_line(words: list[str]) -> str:
+    """What was asked for, without saying where on this machine the results are."""
+    said = " ".join(["python", "-m", "benchmarks", *words])
+    return re.sub(r"(--output|--continue)[ =]\S+", r"\1 FOLDER", said)
+
+
 def describe_run(
     options: argparse.Namespace, scale: Scale, groups: tuple[Group, ...], media: list[str]
 ) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def describe_run(
         "scale": scale.name,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "revision": revision(),
-        "commands": [" ".join(["python", "-m", "benchmarks", *sys.argv[1:]])],
+        "commands": [command_line(sys.argv[1:])],
         "seed": options.seed,
         "machine": describe(),
         "programs": {"fio": first_line("fio", "--version")},
@@ -115,6 +125,10 @@ def describe_run(
 
 
 def output_folder(options: argparse.Namespace) -> pathlib.Path:
+    if options.begun:
+        if not (options.begun / META_NAME).exists():
+            raise SystemExit(f"benchmarks: {options.begun} has no {META_NAME}, there is no run to go on with")
+        return pathlib.Path(options.begun)
     if options.output:
         folder: pathlib.Path = options.output
     elif options.scale in ("medium", "full"):
@@ -150,14 +164,22 @@ def measure(options: argparse.Namespace, folder: pathlib.Path, media: list[str],
     peers: list[Peer] = [PEERS[name]() for name in PEERS if not meta["peers"][name]["absent"]]
     if not peers:
         raise SystemExit("benchmarks: no peer can run here")
-    record = Record(folder / TRIALS_NAME)
+    known: list[Trial] = []
+    if options.begun:
+        begun = json.loads((folder / META_NAME).read_text())
+        try:
+            join(begun, meta)
+        except ValueError as error:
+            raise SystemExit(f"benchmarks: cannot go on with {folder}: {error}") from None
+        meta, known = begun, read_trials(folder / TRIALS_NAME)
+    record = Record(folder / TRIALS_NAME, known)
     repetitions = options.repetitions or scale.repetitions
     run = Run(scale, peers, groups, media, repetitions, surroundings.folder, Watch(surroundings.outer_proc), record,
-              options.seed, options.minutes * 60 if options.minutes else scale.time_limit_seconds)  # fmt: skip
-    meta["repetitions_wanted"] = repetitions
+              options.seed, options.minutes * 60 if options.minutes else scale.time_limit_seconds,
+              tried_already(known))  # fmt: skip
     (folder / META_NAME).write_text(json.dumps(meta, indent=2) + "\n")
     try:
-        meta["repetitions_made"] = run.measure()
+        run.measure()
     finally:
         record.close()
         meta["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 from benchmarks.ground import Disk, drop_caches, make_disk
@@ -55,9 +55,14 @@ class Trial:
 class Record:
     """The trials of a run, each written as soon as it is made, one JSON object per line."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, known: Iterable[Trial] = ()) -> None:
+        """Begins with the trials that are known already, and replaces what stands at the path when they are written."""
         self.path = path
-        self._file = gzip.open(path, "wt", encoding="utf-8")  # noqa: SIM115 closed by close()
+        written = path.with_name(f"{path.name}.new")
+        self._file = gzip.open(written, "wt", encoding="utf-8")  # noqa: SIM115 closed by close()
+        for trial in known:
+            self.add(trial)
+        written.replace(path)
 
     def add(self, trial: Trial) -> None:
         self._file.write(json.dumps(dataclasses.asdict(trial), separators=(",", ":")) + "\n")
@@ -77,6 +82,19 @@ def read_trials(path: pathlib.Path) -> list[Trial]:
         except EOFError:
             print(f"benchmarks: {path} has no end, its run was killed: {len(trials)} trials read", file=sys.stderr)
     return trials
+
+
+TIME_OVER = "the time was over"
+
+
+def tried_already(trials: Iterable[Trial]) -> set[tuple[str, str, int, str]]:
+    """Medium, peer, repetition and job of what a run that goes on need not do again: failures it tries again, and
+    what there was no time for."""
+    return {
+        (trial.medium, trial.peer, trial.repetition, trial.job)
+        for trial in trials
+        if trial.error is None and trial.reason != TIME_OVER
+    }
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------------
@@ -145,6 +163,7 @@ class Run:
     record: Record
     seed: int
     time_limit_s: float | None
+    tried: Set[tuple[str, str, int, str]] = frozenset()
     began: float = dataclasses.field(default_factory=time.monotonic)
     _took_s: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
 
@@ -184,15 +203,25 @@ class Run:
             if group.is_slow and repetition >= self.scale.slow_repetitions:
                 continue
             began = time.monotonic()
+            turn = (repetition + number) % len(self.peers)
+            peers = [
+                peer
+                for peer in self.peers[turn:] + self.peers[:turn]
+                if not self.is_tried(disk, group, peer, repetition)
+            ]
+            if not peers:
+                continue
             key = (disk.medium, group.name)
             limit_s = self.time_limit_s
             if limit_s is not None and began - self.began + self._took_s.get(key, 0.0) > limit_s:
                 return False
-            turn = (repetition + number) % len(self.peers)
-            for peer in self.peers[turn:] + self.peers[:turn]:
+            for peer in peers:
                 self.run_group(disk, group, peer, repetition)
             self._took_s[key] = time.monotonic() - began
         return True
+
+    def is_tried(self, disk: Disk, group: Group, peer: Peer, repetition: int) -> bool:
+        return all((disk.medium, peer.name, repetition, job.name) in self.tried for job in group.jobs)
 
     def run_group(self, disk: Disk, group: Group, peer: Peer, repetition: int) -> None:
         if DISK not in peer.abilities and disk.medium != self.media[0]:
@@ -227,7 +256,7 @@ class GroupRun:
     def run(self) -> None:
         if self.run_all.is_late(self.repetition):
             for job in self.group.jobs:
-                self.leave_out(job, "the time was over")
+                self.leave_out(job, TIME_OVER)
             return
         jobs = [job for job in self.group.jobs if not self.skip(job)]
         try:

@@ -82,30 +82,43 @@ class Results:
         return {percentile: summarize(found).median for percentile, found in sorted(values.items())}
 
 
-def merge(folder: pathlib.Path, extra: pathlib.Path) -> None:
-    """Adds a run to the results of another of the same scale and machine, replacing what it measured again."""
-    meta, added = (json.loads((each / META_NAME).read_text()) for each in (folder, extra))
+def join(meta: dict[str, Any], added: dict[str, Any]) -> None:
+    """Describes two runs as one. Raises ValueError where their figures cannot be compared."""
     for name in ("scale", "machine", "sizes", "device"):
         if meta[name] != added[name]:
-            raise ValueError(f"{extra} differs from {folder} in its {name}")
-    trials = read_trials(extra / TRIALS_NAME)
-    again = {(trial.medium, trial.job) for trial in trials}
-    trials = [one for one in read_trials(folder / TRIALS_NAME) if (one.medium, one.job) not in again] + trials
+            raise ValueError(f"the runs differ in their {name}: {meta[name]} and {added[name]}")
     known = {job["name"] for job in meta["jobs"]}
     meta["jobs"] += [job for job in added["jobs"] if job["name"] not in known]
     meta["media"] += [medium for medium in added["media"] if medium not in meta["media"]]
     meta["commands"] += added["commands"]
+    meta["peers"] |= {name: peer for name, peer in added["peers"].items() if not peer["absent"]}
     if added["revision"] not in meta["revision"].split(", "):
         meta["revision"] += f", {added['revision']}"
-    record = Record(folder / TRIALS_NAME)
-    for trial in trials:
-        record.add(trial)
-    record.close()
+
+
+def merge(folder: pathlib.Path, extra: pathlib.Path) -> None:
+    """Adds a run to the results of another of the same scale and machine, replacing what it measured again."""
+    meta, added = (json.loads((each / META_NAME).read_text()) for each in (folder, extra))
+    join(meta, added)
+    trials = read_trials(extra / TRIALS_NAME)
+    again = {(trial.medium, trial.job) for trial in trials}
+    trials = [one for one in read_trials(folder / TRIALS_NAME) if (one.medium, one.job) not in again] + trials
+    Record(folder / TRIALS_NAME, trials).close()
     (folder / META_NAME).write_text(json.dumps(meta, indent=2) + "\n")
 
 
 def load(folder: pathlib.Path) -> Results:
     return Results(json.loads((folder / META_NAME).read_text()), read_trials(folder / TRIALS_NAME))
+
+
+def repetitions(trials: list[Trial]) -> str:
+    """How often each job was measured, in words: the least and the most."""
+    found: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
+    for trial in trials:
+        if trial.is_measured:
+            found[trial.medium, trial.job].add(trial.repetition)
+    counts = sorted({len(each) for each in found.values()}) or [0]
+    return f"{' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} repetitions of each job"
 
 
 # ---- Markdown --------------------------------------------------------------------------------------------------------
@@ -268,8 +281,7 @@ def method_section(results: Results) -> list[str]:
         f"{device['block_size_bytes']} bytes, written once whole and never discarded, over a file: `memory` in a "
         "tmpfs, `disk` on the machine's disk. A fresh file system for each group of jobs, peer and repetition.",
         f"- **Scale `{meta['scale']}`:** files of {sizes['file_bytes'] >> 20} MiB, {sizes['seconds']} s for jobs that "
-        f"run for a time, {sizes['file_count']:,} small files; {meta.get('repetitions_made', 0)} whole repetitions of "
-        f"{meta['repetitions_wanted']} wanted, the peers in turns within each.",
+        f"run for a time, {sizes['file_count']:,} small files; {repetitions(trials)}, the peers in turns within each.",
         "- Page, dentry and inode caches are dropped before each job but those called cached, and write jobs end with "
         f"an fsync.{backed} Cold means mounted anew. Figures are medians, ± is half of the range of the repetitions, "
         f"(×) is how many times better than {meta['peers'][BASELINE]['title']}.",

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import pytest
 
+from benchmarks import __main__ as bench_main
 from benchmarks import continuous, ground, isolation, machine, method, profiling, report, stalls, targets
 from benchmarks.__main__ import parse_arguments
 from benchmarks.ground import make_disk
@@ -91,6 +92,29 @@ def test_record_of_a_killed_run_is_read_as_far_as_it_goes(
         (tmp_path / "killed.gz").write_bytes(written[:kept_bytes])
         assert read_trials(tmp_path / "killed.gz") == trials[:count]
         assert f"killed: {count} trials read" in capsys.readouterr().err
+
+
+def test_record_begins_with_what_is_known(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trials.gz"
+    known = [trial(job=f"job {number}") for number in range(3)]
+    Record(path, known).close()
+    record = Record(path, read_trials(path))
+    # A run that is killed now has lost nothing.
+    assert read_trials(path) == known
+    record.add(trial(job="another"))
+    record.close()
+    assert read_trials(path) == [*known, trial(job="another")]
+    assert [each.name for each in tmp_path.iterdir()] == ["trials.gz"]
+
+
+def test_going_on_tries_failures_again_and_what_there_was_no_time_for() -> None:
+    trials = [
+        trial("create", figures={"a": 1.0}),
+        trial("clone", reason="no snapshots"),
+        trial("unlink", error="gone"),
+        trial("untar", reason=method.TIME_OVER),
+    ]
+    assert method.tried_already(trials) == {("memory", "cowfs", 0, "create"), ("memory", "cowfs", 0, "clone")}
 
 
 @pytest.fixture
@@ -172,15 +196,22 @@ class FakeDisk:
 
 
 def run_of_fakes(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, time_limit_s: float | None
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    time_limit_s: float | None,
+    tried: Set[tuple[str, str, int, str]] = frozenset(),
 ) -> tuple[int, list[tuple[int, str, str]]]:
     """Repetitions made, and repetition, group and peer of all that was run, in order."""
-    made, order, _ = run_of_fakes_with_hurry(tmp_path, monkeypatch, time_limit_s)
+    made, order, _ = run_of_fakes_with_hurry(tmp_path, monkeypatch, time_limit_s, tried)
     return made, order
 
 
 def run_of_fakes_with_hurry(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, time_limit_s: float | None
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    time_limit_s: float | None,
+    tried: Set[tuple[str, str, int, str]] = frozenset(),
 ) -> tuple[int, list[tuple[int, str, str]], list[bool]]:
     """And whether each was in a hurry."""
     order: list[tuple[int, str, str]] = []
@@ -202,8 +233,9 @@ def run_of_fakes_with_hurry(
     peers = [PEERS[name]() for name in ("cowfs", "btrfs")]
     record, watch = Record(tmp_path / "trials.gz"), machine.Watch(os.open("/proc", os.O_RDONLY))
     run = method.Run(
-        SCALES["smoke"], peers, (slow, quick), ["memory"], 3, tmp_path, watch, record, 1, time_limit_s, 0.0
-    )
+        SCALES["smoke"], peers, (slow, quick), ["memory"], 3, tmp_path, watch, record, 1, time_limit_s,
+        tried, 0.0,
+    )  # fmt: skip
     try:
         return run.measure(), order, hurry
     finally:
@@ -224,6 +256,43 @@ def test_nothing_is_begun_that_would_end_too_late(tmp_path: pathlib.Path, monkey
     made, order = run_of_fakes(tmp_path, monkeypatch, time_limit_s=65)
     assert made == 2
     assert {repetition for repetition, _, _ in order} == {0, 1}
+
+
+def test_going_on_measures_only_what_lacks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = {group.name: group.jobs for group in groups_of(SCALES["smoke"], "snapshot_many|reads")}
+
+    def whole(peer: str, repetition: int, group: str) -> set[tuple[str, str, int, str]]:
+        return {("memory", peer, repetition, job.name) for job in jobs[group]}
+
+    tried = whole("cowfs", 0, "reads") | whole("btrfs", 0, "reads") | whole("cowfs", 1, "reads")
+    # Of a group that was ended in its midst every job is made again.
+    tried |= {*sorted(whole("btrfs", 2, "reads"))[1:]}
+    made, order = run_of_fakes(tmp_path, monkeypatch, time_limit_s=None, tried=tried)
+    assert made == 3
+    assert order == [(0, "snapshot_many", "btrfs"), (0, "snapshot_many", "cowfs"), (1, "reads", "btrfs"),
+                     (2, "reads", "cowfs"), (2, "reads", "btrfs")]  # fmt: skip
+
+
+def test_what_can_be_gone_on_with(results_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    options = parse_arguments(["--continue", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="there is no run to go on with"):
+        bench_main.output_folder(options)
+    assert bench_main.output_folder(parse_arguments(["--continue", str(results_folder)])) == results_folder
+    with pytest.raises(SystemExit):
+        parse_arguments(["--continue", str(results_folder), "--output", str(tmp_path)])
+
+
+def test_results_do_not_say_where_they_were_made() -> None:
+    said = bench_main.command_line(["--medium", "--output", "/a/b", "--jobs", "x", "--continue=/c"])
+    assert said == "python -m benchmarks --medium --output FOLDER --jobs x --continue FOLDER"
+
+
+def test_repetitions_are_counted() -> None:
+    assert report.repetitions([]) == "0 repetitions of each job"
+    made = [trial(repetition=number, figures={"a": 1.0}) for number in range(3)]
+    assert report.repetitions(made) == "3 repetitions of each job"
+    assert report.repetitions([*made, trial("clone", figures={"a": 1.0})]) == "1 to 3 repetitions of each job"
+    assert report.repetitions([*made, trial(repetition=3, error="gone")]) == "3 repetitions of each job"
 
 
 def test_the_first_repetition_hurries_when_it_takes_too_long(
@@ -363,7 +432,7 @@ def meta(media: tuple[str, ...] = ("memory", "disk")) -> dict[str, Any]:
                   "ceiling_uring": peer("ceiling", None)},
         "jobs": [job("create", "create files"), job("clone", "clone", lower_is_better=True),
                  *(job(f"snapshot_rate_{count}", f"snapshots, {count}") for count in (0, 16))],
-        "repetitions_wanted": 3, "repetitions_made": 3,
+        "repetitions_wanted": 3,
     }  # fmt: skip
 
 
@@ -468,7 +537,7 @@ def test_merge_replaces_what_was_measured_again(results_folder: pathlib.Path, tm
     assert merged.was_tried("disk", "rollback") and not merged.was_tried("memory", "rollback")
     described["sizes"] = {}
     (extra / report.META_NAME).write_text(json.dumps(described))
-    with pytest.raises(ValueError, match="differs"):
+    with pytest.raises(ValueError, match="differ in their sizes"):
         report.merge(results_folder, extra)
 
 
