@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", metavar="PATTERN", help="only the jobs with such names, a regular expression")
     parser.add_argument("--media", metavar="NAME,…", help="memory, disk, or both")
     parser.add_argument("--repetitions", metavar="N", type=int, help="how often each job is measured")
-    parser.add_argument("--output", metavar="FOLDER", help="where the results go")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--output", metavar="FOLDER", help="where the results go")
+    place.add_argument("--continue", dest="begun", metavar="FOLDER",
+                       help="go on with the run in FOLDER: measure only what lacks there")
     parser.add_argument("--list", action="store_true", help="only list the jobs, and what the file systems lack")
     add_json(parser)
 
@@ -37,8 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None:
             words += [f"--{name}", str(value)]
-    if arguments.output is not None:
-        words += ["--output", os.path.abspath(arguments.output)]
+    for option, folder in (("--output", arguments.output), ("--continue", arguments.begun)):
+        if folder is not None:
+            words += [option, os.path.abspath(folder)]
     report = None
     command = [sys.executable, "-m", "benchmarks", *words]
     progress = sys.stderr if arguments.json else sys.stdout

@@ -27,7 +27,6 @@ from benchmarks.jobs_fio import figures_of, job_file
 from benchmarks.method import Record, Trial, kept_trials, ratio, read_trials, summarize
 from benchmarks.peers import PEERS
 from benchmarks.plan import QUICK, all_groups, groups_of
-from cowfs.commands import bench
 
 ROOT = pathlib.Path(__file__).parents[2]
 BLKDISCARD = 0x1277  # linux/fs.h
@@ -714,28 +713,6 @@ def test_stalls_are_summed_up() -> None:
     assert summary == {"count": 10_000, "p50_us": 1.0, "p99_us": 1.0, "p99_9_us": 1.0, "p99_99_us": 20_000.0,
                        "max_us": 20_000.0, "over_10_ms": 1}  # fmt: skip
     assert stalls.summarize([]) == {"count": 0}
-
-
-# ---- cowfs bench
-
-
-def test_bench_outside_a_checkout(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from cowfs.commands import main as cowfs_command
-
-    monkeypatch.setattr(bench, "ROOT", tmp_path)
-    assert cowfs_command.main(["bench"]) == 3
-    assert "make bench" in capsys.readouterr().err
-
-
-def test_bench_passes_its_options_on(capfd: pytest.CaptureFixture[str]) -> None:
-    from cowfs.commands import main as cowfs_command
-
-    assert cowfs_command.main(["bench", "--list", "--json"]) == 0
-    captured = capfd.readouterr()
-    assert json.loads(captured.out) == {"report": None}
-    assert "sequential_write_1m" in captured.err and "ceiling_uring" in captured.err
 
 
 def test_trials_are_written_with_all_their_fields() -> None:
