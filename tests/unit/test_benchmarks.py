@@ -431,7 +431,6 @@ def meta(media: tuple[str, ...] = ("memory", "disk")) -> dict[str, Any]:
                   "ceiling_uring": peer("ceiling", None)},
         "jobs": [job("create", "create files"), job("clone", "clone", lower_is_better=True),
                  *(job(f"snapshot_rate_{count}", f"snapshots, {count}") for count in (0, 16))],
-        "repetitions_wanted": 3,
     }  # fmt: skip
 
 
