@@ -208,17 +208,22 @@ static void gather_dead(struct check *check)
 {
     struct store *store = check->store;
     struct system_item item;
+    struct stale_entries stale;
     item.key[0] = SYSTEM_DEAD;
     item.key_length = 1;
-    int result;
+    int result = stale_entries_load(store, &stale);
+    if (result < 0)
+        problem(check, "the deletion queue cannot be gone through: error %d", -result);
     while ((result = system_seek(store, &item)) == 0 && item.key[0] == SYSTEM_DEAD) {
         if (item.key_length != 25 || item.value_length != 4) {
             problem(check, "a dead bucket has a malformed entry");
             break;
         }
-        own(check, load64_big(item.key + 17), load32(item.value));
+        if (!stale_entries_have(&stale, load64_big(item.key + 1), load64_big(item.key + 9)))
+            own(check, load64_big(item.key + 17), load32(item.value));
         item.key[item.key_length++] = 0;
     }
+    stale_entries_free(&stale);
     if (result < 0 && result != -ENOENT)
         problem(check, "the system tree cannot be read");
     for (const struct chain *chain = store->chains; chain; chain = chain->next)

@@ -124,8 +124,10 @@ static int load_storages(struct bucket_check *check)
     item.key[0] = SYSTEM_BUCKET;
     item.key_length = 1;
     while ((result = system_seek(check->store, &item)) == 0 && item.key[0] == SYSTEM_BUCKET) {
-        struct bucket_sums *sums = item.key_length == 9 ? sums_of(check, load64_big(item.key + 1)) : NULL;
-        if (sums && item.value_length == BUCKET_RECORD_LENGTH)
+        if (item.key_length != 9 || item.value_length != BUCKET_RECORD_LENGTH)
+            return -EUCLEAN;
+        struct bucket_sums *sums = sums_of(check, load64_big(item.key + 1));
+        if (sums)
             sums->storage = load64(item.value + BUCKET_STORAGE);
         item.key[item.key_length++] = 0;
     }
@@ -139,10 +141,12 @@ static int load_entries(struct bucket_check *check)
     item.key[0] = SYSTEM_DEAD;
     item.key_length = 1;
     while ((result = system_seek(check->store, &item)) == 0 && item.key[0] == SYSTEM_DEAD) {
-        struct bucket_sums key = {.storage = item.key_length == 25 ? load64_big(item.key + 1) : 0};
+        if (item.key_length != DEAD_KEY_LENGTH || item.value_length != 4)
+            return -EUCLEAN;
+        struct bucket_sums key = {.storage = load64_big(item.key + 1)};
         struct bucket_sums *sums = bsearch(&key, check->sums, check->count, sizeof key, compare_storages);
         uint64_t birth = load64_big(item.key + 9), address = load64_big(item.key + 17);
-        uint32_t blocks = item.value_length == 4 ? load32(item.value) : 0;
+        uint32_t blocks = load32(item.value);
         for (uint32_t i = 0; sums && i < blocks && blocks < (1u << 20); i++)
             sums->found += block_sum(address + i, birth);
         if (sums)

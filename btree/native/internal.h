@@ -657,6 +657,17 @@ void superblock_describe(struct store *store, struct superblock *out);
 /* Of a block that is a good superblock; 0: it is none. */
 uint64_t superblock_sequence(const uint8_t *block);
 
+/* ---- stale_entries.c ------------------------------------------------------------------------------------------ */
+/* Entries of the medium's dead buckets that the deletion queue will forget: nothing follows from them. To be freed also
+ * when loading failed. The system tree must not change meanwhile. */
+struct stale_entries {
+    struct stale_bucket *items;
+    size_t count;
+};
+int stale_entries_load(struct store *store, struct stale_entries *stale);
+bool stale_entries_have(const struct stale_entries *stale, uint64_t storage, uint64_t birth);
+void stale_entries_free(struct stale_entries *stale);
+
 /* ---- check_buckets.c ------------------------------------------------------------------------------------------ */
 /* How many dead buckets hold something else than they have to; negative errno. */
 int64_t check_buckets(struct store *store, store_report report, void *argument);

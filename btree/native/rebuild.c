@@ -94,16 +94,22 @@ static int take_buckets(struct rebuild *rebuild)
 {
     struct store *store = rebuild->store;
     struct system_item item;
+    struct stale_entries stale;
     item.key[0] = SYSTEM_DEAD;
     item.key_length = 1;
-    int result;
-    while ((result = system_seek(store, &item)) == 0 && item.key[0] == SYSTEM_DEAD) {
+    int result = stale_entries_load(store, &stale);
+    while (result == 0 && (result = system_seek(store, &item)) == 0 && item.key[0] == SYSTEM_DEAD) {
+        uint64_t birth = load64_big(item.key + 9), address = load64_big(item.key + 17);
         if (item.key_length != 25 || item.value_length != 4 ||
-            !allocator_in_zone(&store->allocator, load64_big(item.key + 17), load32(item.value)))
-            return -EUCLEAN;
-        take(rebuild, load64_big(item.key + 17), load32(item.value), load64_big(item.key + 9));
+            !allocator_in_zone(&store->allocator, address, load32(item.value))) {
+            result = -EUCLEAN;
+            break;
+        }
+        if (!stale_entries_have(&stale, load64_big(item.key + 1), birth))
+            take(rebuild, address, load32(item.value), birth);
         item.key[item.key_length++] = 0;
     }
+    stale_entries_free(&stale);
     return result == -ENOENT ? 0 : result;
 }
 

@@ -25,6 +25,7 @@ ENVIRONMENT = {
 LIBRARIES = ["-lxxhash", "-luring", "-llz4", "-lzstd"]
 DRIVERS = {
     "store_driver": ["btree/native"],
+    "deletion_driver": ["btree/native"],
     "filesystem_driver": ["btree/native", "cowfs/native"],
     "pump_driver": ["btree/native", "cowfs/native"],
     "allocation_driver": ["btree/native", "cowfs/native"],

@@ -28,6 +28,18 @@ def test_no_report(drivers_of: Build, sanitizer: str, name: str, threads: int) -
     assert "rounds" in done.stdout
 
 
+@pytest.mark.parametrize("sanitizer", list(SANITIZERS))
+def test_deletions_beside_a_checkpoint(drivers_of: Build, sanitizer: str) -> None:
+    """What a bucket still names that the deletion queue will forget is not taken for used: by the check, nor by what
+    builds a damaged bitmap anew."""
+    command = drivers_of(sanitizer)["deletion_driver"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=110, check=False, env={**os.environ, **ENVIRONMENT}
+    )
+    assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-8000:]}"
+    assert "checkpoints" in done.stdout
+
+
 def test_every_allocation_may_fail(drivers_of: Build) -> None:
     """Walks every error path: no crash, no leak, and nothing that was durable is lost."""
     command = [*drivers_of("address")["allocation_driver"], "1"]
