@@ -658,8 +658,8 @@ void superblock_describe(struct store *store, struct superblock *out);
 uint64_t superblock_sequence(const uint8_t *block);
 
 /* ---- stale_entries.c ------------------------------------------------------------------------------------------ */
-/* Entries of the medium's dead buckets that the deletion queue will forget: nothing follows from them. To be freed also
- * when loading failed. The system tree must not change meanwhile. */
+/* Entries of the medium's dead buckets that the deletion queue will forget: nothing follows from them. None when
+ * loading fails. The system tree must not change meanwhile. */
 struct stale_entries {
     struct stale_bucket *items;
     size_t count;

@@ -99,7 +99,9 @@ int stale_entries_load(struct store *store, struct stale_entries *stale)
         judge(stale, items, count);
         result = find_storages(store, stale);
     }
-    if (result == 0 && stale->count)
+    if (result < 0)
+        stale_entries_free(stale); /* without its order by storage it would answer wrongly */
+    else if (stale->count)
         qsort(stale->items, stale->count, sizeof *stale->items, compare_storages);
     free(items);
     return result;
