@@ -54,7 +54,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
                        "FOLDER: measure only what is asked for and lacks there, of each repetition")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of everything that is random here (1)")
     parser.add_argument("--merge", type=pathlib.Path, nargs=2, metavar=("FOLDER", "EXTRA"), help="only add the results "
-                        "EXTRA of another run to those in FOLDER, replacing what it measured again")  # fmt: skip
+                        "EXTRA of another run to those in FOLDER, replacing what it measured again; of another "
+                        "machine whole groups")  # fmt: skip
     parser.add_argument("--render", type=pathlib.Path, metavar="FOLDER", help="only render the report of a run again")
     parser.add_argument("--list", action="store_true", help="only list jobs and peers")
     parser.set_defaults(scale="quick")
@@ -210,7 +211,10 @@ def as_root() -> None:
 def main() -> int:
     options = parse_arguments()
     if options.merge:
-        merge(*options.merge)
+        try:
+            merge(*options.merge)
+        except ValueError as error:
+            raise SystemExit(f"benchmarks: cannot merge {options.merge[1]}: {error}") from None
         print(render(options.merge[0]))
         return 0
     if options.render:

@@ -36,11 +36,21 @@ class Results:
         """Those that ran, in the order of every table."""
         return [name for name, peer in self.meta["peers"].items() if not peer["absent"]]
 
+    def machine(self, medium: str, job: str) -> dict[str, Any]:
+        """What the job was measured on; all its peers and repetitions on the same."""
+        groups = [one["group"] for one in self.jobs if one["name"] == job]
+        for part in self.meta.get("elsewhere", ()):
+            if part["medium"] == medium and part["group"] in groups:
+                return dict(part["machine"])
+        return dict(self.meta["machine"])
+
     def title(self, peer: str) -> str:
         return str(self.meta["peers"][peer]["title"])
 
     def trials(self, medium: str, peer: str, job: str) -> list[Trial]:
         if DISK not in self.meta["peers"][peer]["abilities"]:
+            if self.machine(medium, job) != self.machine(self.media[0], job):
+                return []
             medium = self.media[0]
         return self._trials.get((medium, peer, job), [])
 
@@ -83,8 +93,18 @@ class Results:
 
 
 def join(meta: dict[str, Any], added: dict[str, Any]) -> None:
-    """Describes two runs as one. Raises ValueError where their figures cannot be compared."""
-    for name in ("scale", "machine", "sizes", "device"):
+    """Describes two runs as one. Raises ValueError where trials of both cannot stand in one row: of another scale, or
+    machine."""
+    if meta.get("elsewhere") or added.get("elsewhere"):
+        raise ValueError("one of the runs has figures of several machines")
+    join_sizes(meta, added)
+    if meta["machine"] != added["machine"]:
+        raise ValueError(f"the runs differ in their machine: {meta['machine']} and {added['machine']}")
+
+
+def join_sizes(meta: dict[str, Any], added: dict[str, Any]) -> None:
+    """What join() does, wherever the two were made."""
+    for name in ("scale", "sizes", "device"):
         if meta[name] != added[name]:
             raise ValueError(f"the runs differ in their {name}: {meta[name]} and {added[name]}")
     known = {job["name"] for job in meta["jobs"]}
@@ -97,13 +117,32 @@ def join(meta: dict[str, Any], added: dict[str, Any]) -> None:
 
 
 def merge(folder: pathlib.Path, extra: pathlib.Path) -> None:
-    """Adds a run to the results of another of the same scale and machine, replacing what it measured again."""
+    """Adds a run to the results of another of the same scale, replacing what it measured again.
+
+    A run of another machine replaces whole groups of jobs, so that whatever is compared was measured on one machine;
+    the report says on which. Raises ValueError where it has only a part of one, or one of the runs is of another scale.
+    """
     meta, added = (json.loads((each / META_NAME).read_text()) for each in (folder, extra))
-    join(meta, added)
-    trials = read_trials(extra / TRIALS_NAME)
+    before, trials = read_trials(folder / TRIALS_NAME), read_trials(extra / TRIALS_NAME)
     again = {(trial.medium, trial.job) for trial in trials}
-    trials = [one for one in read_trials(folder / TRIALS_NAME) if (one.medium, one.job) not in again] + trials
-    Record(folder / TRIALS_NAME, trials).close()
+    kept = [one for one in before if (one.medium, one.job) not in again]
+    elsewhere = meta.get("elsewhere", [])
+    if meta["machine"] == added["machine"] and not elsewhere:
+        join(meta, added)
+    else:
+        if added.get("elsewhere"):
+            raise ValueError("the added run has figures of several machines")
+        parts = sorted({(trial.medium, trial.group) for trial in trials})
+        if rest := sorted({(one.medium, one.group, one.job) for one in kept if (one.medium, one.group) in parts}):
+            missing = ", ".join(f"{job} ({medium})" for medium, _, job in rest)
+            raise ValueError(f"the added run is of another machine and has only a part of a group; it lacks {missing}")
+        join_sizes(meta, added)
+        meta["elsewhere"] = [part for part in elsewhere if (part["medium"], part["group"]) not in parts]
+        if meta["machine"] != added["machine"]:
+            meta["elsewhere"] += [
+                {"medium": medium, "group": group, "machine": added["machine"]} for medium, group in parts
+            ]
+    Record(folder / TRIALS_NAME, kept + trials).close()
     (folder / META_NAME).write_text(json.dumps(meta, indent=2) + "\n")
 
 
@@ -143,7 +182,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def cell(results: Results, medium: str, peer: str, job: dict[str, Any]) -> str:
-    """Median ± half of the range, and how many times better than the baseline."""
+    """Median ± half of the range, how many of the repetitions have a figure where not all have, and how many times
+    better it is than the baseline."""
     summary = results.shown(medium, peer, job)
     if summary is None:
         reason = results.why_not(medium, peer, job["name"])
@@ -153,6 +193,8 @@ def cell(results: Results, medium: str, peer: str, job: dict[str, Any]) -> str:
         text += f" ±{summary.spread:.0%}"
     if summary.disturbed:
         text += "\\*"
+    if summary.count < (tried := len(results.trials(medium, peer, job["name"]))):
+        text += f" in {summary.count} of {tried}"
     if peer != BASELINE:
         times = results.ratio(medium, peer, job, BASELINE)
         text += f" ({number(times)}×)" if times else ""
@@ -171,7 +213,10 @@ def group_sections(results: Results, medium: str) -> list[str]:
             better = "less is better" if job["lower_is_better"] else "more is better"
             cells = [cell(results, medium, peer, job) for peer in results.peers]
             rows.append([f"{job['title']} [{job['unit']}, {better}]", *cells])
-        lines += [f"### {title}", "", table(["job", *map(results.title, results.peers)], rows), ""]
+        lines += [f"### {title}", ""]
+        if (machine := results.machine(medium, jobs[0]["name"])) != results.meta["machine"]:
+            lines += [f"On another machine: {describe_machine(machine)}.", ""]
+        lines += [table(["job", *map(results.title, results.peers)], rows), ""]
     return lines
 
 
@@ -242,19 +287,47 @@ def secondary_table(results: Results, medium: str) -> str | None:
 
 
 def missing_list(results: Results) -> list[str]:
-    """Every row without a figure, with the reason."""
+    """Every row without a figure, or with fewer than repetitions, with the (first) reason."""
     reasons: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     for medium in results.media:
         for peer in results.peers:
             for job in results.jobs:
                 reason = results.why_not(medium, peer, job["name"])
-                if reason and results.shown(medium, peer, job) is None:
-                    reasons[results.title(peer), reason].append(f"{job['name']} ({medium})")
+                if reason:
+                    trials = results.trials(medium, peer, job["name"])
+                    without = sum(not trial.is_measured for trial in trials)
+                    which = medium if without == len(trials) else f"{medium}, {without} of {len(trials)}"
+                    reasons[results.title(peer), reason].append(f"{job['name']} ({which})")
     return [f"- **{peer}** {reason}: {', '.join(jobs)}" for (peer, reason), jobs in reasons.items()]
 
 
+def describe_machine(machine: dict[str, Any]) -> str:
+    return (
+        f"{machine['cpus']} CPUs of {machine['cpu']}{', virtual' if machine['virtual'] else ''}, "
+        f"{machine['memory_gib']} GiB of memory, Linux {machine['kernel']}, {machine['system']}, "
+        f"Python {machine['python']}"
+    )
+
+
+def machine_lines(results: Results) -> list[str]:
+    """The machine, and what was measured on others: a line for each."""
+    meta = results.meta
+    lines = [f"- **Machine:** {describe_machine(meta['machine'])}, {meta['programs']['fio']}."]
+    titles = {job["group"]: job["group_title"] for job in results.jobs}
+    others: dict[str, list[str]] = collections.defaultdict(list)
+    for part in meta.get("elsewhere", ()):
+        others[describe_machine(part["machine"])].append(f"{titles[part['group']]} ({part['medium']})")
+    for described, parts in others.items():
+        lines.append(
+            f"- **Another machine:** {described}. Measured on it, with all peers and repetitions: "
+            f"{', '.join(dict.fromkeys(parts))}. "
+            "Such rows can be compared with each other, and with no other row."
+        )
+    return lines
+
+
 def method_section(results: Results) -> list[str]:
-    meta, machine = results.meta, results.meta["machine"]
+    meta = results.meta
     trials = [trial for trial in results.all_trials if trial.is_measured]
     disturbed = sum(trial.disturbed for trial in trials)
     kept_disturbed = sum(trial.disturbed for trial in kept_trials(trials))
@@ -274,9 +347,7 @@ def method_section(results: Results) -> list[str]:
     lines = [
         "## How it was measured",
         "",
-        f"- **Machine:** {machine['cpus']} CPUs of {machine['cpu']}{', virtual' if machine['virtual'] else ''}, "
-        f"{machine['memory_gib']} GiB of memory, Linux {machine['kernel']}, {machine['system']}, "
-        f"Python {machine['python']}, {meta['programs']['fio']}.",
+        *machine_lines(results),
         f"- **Ground:** one {device['kind']} device of {device['size_bytes'] >> 20} MiB, logical blocks of "
         f"{device['block_size_bytes']} bytes, written once whole and never discarded, over a file: `memory` in a "
         "tmpfs, `disk` on the machine's disk. A fresh file system for each group of jobs, peer and repetition.",

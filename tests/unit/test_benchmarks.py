@@ -1,4 +1,4 @@
-"""The benchmarks' method and report, on made-up results, and that their parts fit together. Nothing is timed here."""
+"""The benchmarks' method, on made-up results, and that their parts fit together. Nothing is timed here."""
 
 import contextlib
 import dataclasses
@@ -19,14 +19,15 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as bench_main
-from benchmarks import continuous, ground, isolation, machine, method, profiling, report, stalls, targets
+from benchmarks import continuous, ground, isolation, machine, method, profiling, report, stalls
 from benchmarks.__main__ import parse_arguments
 from benchmarks.ground import make_disk
 from benchmarks.jobs import SCALES, percentiles_us
 from benchmarks.jobs_fio import figures_of, job_file
-from benchmarks.method import Record, Trial, kept_trials, ratio, read_trials, summarize
+from benchmarks.method import Record, kept_trials, ratio, read_trials, summarize
 from benchmarks.peers import PEERS
 from benchmarks.plan import QUICK, all_groups, groups_of
+from tests.unit.benchmark_trials import trial
 
 ROOT = pathlib.Path(__file__).parents[2]
 BLKDISCARD = 0x1277  # linux/fs.h
@@ -49,10 +50,6 @@ def test_summary_is_median_and_range() -> None:
 )
 def test_ratio(own: float, other: float, lower_is_better: bool, expected: float | None) -> None:
     assert ratio(own, other, lower_is_better=lower_is_better) == expected
-
-
-def trial(job: str = "create", **fields: Any) -> Trial:
-    return Trial(**{"medium": "memory", "peer": "cowfs", "group": "files", "job": job, "repetition": 0, **fields})
 
 
 def test_of_several_attempts_the_undisturbed_one_is_kept() -> None:
@@ -408,154 +405,6 @@ def test_profile_is_added_up() -> None:
     assert functions["[kernel]: schedule"] == 20
 
 
-# ---- report
-
-
-def meta(media: tuple[str, ...] = ("memory", "disk")) -> dict[str, Any]:
-    def peer(title: str, absent: str | None, *abilities: str) -> dict[str, Any]:
-        return {"title": title, "absent": absent, "version": "1", "options": "none", "abilities": abilities}
-
-    def job(name: str, title: str, *, lower_is_better: bool = False) -> dict[str, Any]:
-        return {"name": name, "title": title, "figure": "value", "unit": "1/s", "lower_is_better": lower_is_better,
-                "group": "files", "group_title": "Small files"}  # fmt: skip
-
-    return {
-        "scale": "quick", "started": "2024-02-03T04:05:06+00:00", "revision": "abc", "commands": ["x"], "seed": 1,
-        "machine": {"cpu": "test", "cpus": 2, "memory_gib": 1, "kernel": "6", "system": "s", "python": "3",
-                    "virtual": True},
-        "programs": {"fio": "fio-3"}, "device": {"size_bytes": 1 << 30, "block_size_bytes": 4096, "kind": "loop"},
-        "sizes": {"file_bytes": 1 << 20, "seconds": 1, "file_count": 10}, "media": [*media],
-        "peers": {"cowfs": peer("cowfs", None, "content", "disk", "snapshots"),
-                  "btrfs": peer("Btrfs", None, "content", "disk", "snapshots"),
-                  "zfs": peer("ZFS", "not installed: zpool"),
-                  "ceiling_uring": peer("ceiling", None)},
-        "jobs": [job("create", "create files"), job("clone", "clone", lower_is_better=True),
-                 *(job(f"snapshot_rate_{count}", f"snapshots, {count}") for count in (0, 16))],
-    }  # fmt: skip
-
-
-def made_up_trials() -> list[Trial]:
-    load = machine.Load(0.1, 0.02, 0.0, 0.0, 0.0)._asdict()
-    made = []
-    for medium in ("memory", "disk"):
-        for repetition in range(3):
-            common: dict[str, Any] = {"medium": medium, "repetition": repetition, "load": load}
-            value = 100.0 + repetition
-            made.append(trial("create", **common, figures={"value": value, "write_amplification": 2.5},
-                              distribution_us={"50": 10.0, "99": 90.0}))  # fmt: skip
-            made.append(trial("create", **common | {"peer": "btrfs"}, figures={"value": 2 * value}))
-            made.append(trial("clone", **common, figures={"value": 10.0}, disturbed=repetition == 2))
-            made.append(trial("clone", **common | {"peer": "btrfs"}, figures={"value": 40.0}))
-            for count in (0, 16):
-                made.append(trial(f"snapshot_rate_{count}", **common, figures={"value": 1000.0 / (count + 1)}))
-                made.append(trial(f"snapshot_rate_{count}", **common | {"peer": "btrfs"}, error="OSError: gone"))
-    made.append(trial("create", peer="ceiling_uring", load=load, figures={"value": 5000.0}))
-    made.append(trial("clone", peer="ceiling_uring", reason="has no snapshots"))
-    return made
-
-
-@pytest.fixture
-def results_folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    (tmp_path / report.META_NAME).write_text(json.dumps(meta()))
-    record = Record(tmp_path / report.TRIALS_NAME)
-    for one in made_up_trials():
-        record.add(one)
-    record.close()
-    return tmp_path
-
-
-def test_report_shows_everything(results_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Without the plots, as where the package that draws them is missing.
-    monkeypatch.setitem(sys.modules, "benchmarks.plots", None)
-    text = report.render(results_folder).read_text()
-    assert "101 ±1% (0.500×)" in text, "median, spread and ratio"
-    assert "10.0 ±0%\\* (4.00×)" in text, "less is better, and a disturbed trial is marked"
-    assert "5,000 (24.8×)" in text, "the ceiling is compared on every medium"
-    assert text.count("5,000 (24.8×)") == 2
-    assert "absent: not installed: zpool" in text
-    assert re.search(r"snapshots, 16 .*\| 58\.8 ±0% \| failed \| – \|", text)
-    assert "- **Btrfs** failed: OSError: gone: snapshot_rate_0 (memory), snapshot_rate_16 (memory)" in text
-    assert "- **ceiling** has no snapshots: clone (memory)" in text
-    assert "| Btrfs | 1 of 2 | 2.25× | 4.00× clone | 0.500× create files |" in text
-    assert "10.0 / 90.0" in text and "2.50" in text, "latencies and write amplification"
-    assert "`python -m benchmarks --render FOLDER`" in text
-
-
-def test_targets_are_medians_of_ratios(results_folder: pathlib.Path) -> None:
-    results = report.load(results_folder)
-    assert targets.ratio_of(results, "create", "cowfs", "btrfs") == 0.5
-    assert targets.ratio_of(results, "clone", "cowfs", "btrfs") == 4, "less is better"
-    assert targets.ratio_of(results, "create", "cowfs", "ceiling_uring") == 100 / 5000, "repetitions that both made"
-    assert targets.ratio_of(results, "create", "cowfs_device", "btrfs") is None
-    assert targets.ratio_of(results, "unlink", "cowfs", "btrfs") is None
-    assert "| create files | 0.500× (≥ 0.6) **missed** | – (≥ 5) |" in targets.render(results)
-
-
-def test_targets_beside_snapshots(tmp_path: pathlib.Path) -> None:
-    described = meta()
-    described["jobs"] = [{**described["jobs"][0], "name": f"{targets.BESIDE}{rate}", "figure": "write_iops"}
-                         for rate in (0, 100, 1000)]  # fmt: skip
-    (tmp_path / report.META_NAME).write_text(json.dumps(described))
-    record = Record(tmp_path / report.TRIALS_NAME)
-    for repetition, (alone, beside) in enumerate([(100.0, 95.0), (200.0, 160.0), (100.0, 91.0)]):
-        for rate, value in ((0, alone), (100, beside), (1000, alone / 2)):
-            figures = {"write_iops": value, "achieved_snapshots_per_second": rate / 2, "write_amplification": 1.5}
-            record.add(trial(f"{targets.BESIDE}{rate}", repetition=repetition, figures=figures))
-    record.close()
-    lines = targets.render_beside(report.load(tmp_path)).splitlines()
-    assert "| 0 | 100, 1.00, 0, 1.50 | –, –, –, – | –, –, –, – | – |" in lines
-    assert any("| 95.0, 0.91, 50.0, 1.50 |" in line and "0.91 of itself (≥ 0.9) reached" in line for line in lines)
-    assert any("0.50 of itself (≥ 0.7) **missed**" in line for line in lines)
-
-
-def test_targets_name_jobs_and_peers_that_exist() -> None:
-    jobs = {job.name for group in all_groups(SCALES["full"]) for job in group.jobs}
-    assert {job for target in targets.TARGETS for job in target.jobs} <= jobs
-    assert {target.peer for target in targets.TARGETS} | {targets.CEILING, "cowfs_device"} <= PEERS.keys()
-
-
-def test_merge_replaces_what_was_measured_again(results_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    extra = tmp_path / "extra"
-    extra.mkdir()
-    described = meta(("disk",)) | {"revision": "def"}
-    described["jobs"] = [*described["jobs"][:1], described["jobs"][1] | {"name": "rollback", "title": "roll back"}]
-    (extra / report.META_NAME).write_text(json.dumps(described))
-    record = Record(extra / report.TRIALS_NAME)
-    for job, value in (("create", 7.0), ("rollback", 8.0)):
-        record.add(trial(job, medium="disk", figures={"value": value}))
-    record.close()
-    before = report.load(results_folder)
-    report.merge(results_folder, extra)
-    merged = report.load(results_folder)
-    assert [job["name"] for job in merged.jobs] == [*(job["name"] for job in before.jobs), "rollback"]
-    assert merged.meta["media"] == ["memory", "disk"] and merged.meta["commands"] == ["x", "x"]
-    assert merged.meta["revision"] == "abc, def"
-    values = [merged.summary(medium, "cowfs", "create", "value") for medium in ("memory", "disk")]
-    assert [value and (value.median, value.count) for value in values] == [(101, 3), (7, 1)]
-    assert merged.was_tried("disk", "rollback") and not merged.was_tried("memory", "rollback")
-    described["sizes"] = {}
-    (extra / report.META_NAME).write_text(json.dumps(described))
-    with pytest.raises(ValueError, match="differ in their sizes"):
-        report.merge(results_folder, extra)
-
-
-def test_report_is_the_same_again(results_folder: pathlib.Path) -> None:
-    pytest.importorskip("matplotlib", reason="draws the plots; make setup-bench installs it")
-    first = report.render(results_folder).read_text()
-    plots = {path.name: path.read_bytes() for path in (results_folder / report.PLOTS).iterdir()}
-    assert {"ratio-memory.svg", "ratio-disk.svg", "snapshot-rate-memory.svg"} <= set(plots)
-    assert all(f"({report.PLOTS}/{name})" in first for name in plots)
-    assert report.render(results_folder).read_text() == first
-    assert {path.name: path.read_bytes() for path in (results_folder / report.PLOTS).iterdir()} == plots
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (1234567.8, "1,234,568"), (12.34, "12.3"), (0.1234, "0.123"), (0.00123, "0.00123")]
-)
-def test_numbers(value: float, text: str) -> None:
-    assert report.number(value) == text
-
-
 # ---- the ceiling
 
 
@@ -752,11 +601,20 @@ def test_rates_of_kinds() -> None:
 @pytest.mark.timeout(120)
 def test_two_continuous_runs_and_one_of_deletions_at_the_same_time(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "benchmarks.continuous", "--size-mib", "256", "--folder", str(tmp_path)]
-    own = [["--kinds", "0,2", "--rates", "0=50", "--seconds", "1", "--keep", "10", "--sample-seconds", "0.2"],
-           ["--kinds", "16", "--rates", "16=20", "--seconds", "1", "--keep", "5"],
-           ["--deletion", "--snapshots", "300", "--quiet-seconds", "0.2"]]
-    running = [subprocess.Popen([*command, *words, "--output", str(tmp_path / f"{number}.json")], cwd=ROOT,
-                                stdout=subprocess.PIPE, text=True) for number, words in enumerate(own)]
+    own = [
+        ["--kinds", "0,2", "--rates", "0=50", "--seconds", "1", "--keep", "10", "--sample-seconds", "0.2"],
+        ["--kinds", "16", "--rates", "16=20", "--seconds", "1", "--keep", "5"],
+        ["--deletion", "--snapshots", "300", "--quiet-seconds", "0.2"],
+    ]
+    running = [
+        subprocess.Popen(
+            [*command, *words, "--output", str(tmp_path / f"{number}.json")],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number, words in enumerate(own)
+    ]
     try:
         tables = [process.communicate(timeout=100)[0] for process in running]
     finally:
@@ -764,8 +622,9 @@ def test_two_continuous_runs_and_one_of_deletions_at_the_same_time(tmp_path: pat
             process.kill()
             process.wait()
     assert [process.returncode for process in running] == [0, 0, 0]
-    results = [[json.loads(line) for line in (tmp_path / f"{number}.json").read_text().splitlines()]
-               for number in range(3)]
+    results = [
+        [json.loads(line) for line in (tmp_path / f"{number}.json").read_text().splitlines()] for number in range(3)
+    ]
     assert [[result["writes_between"] for result in part] for part in results[:2]] == [[0, 2], [16]]
     for result in (*results[0], *results[1]):
         assert result["samples"][-1]["taken"] >= max(1, result["samples"][-1]["destroyed"])
