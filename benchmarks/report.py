@@ -96,7 +96,7 @@ def join(meta: dict[str, Any], added: dict[str, Any]) -> None:
     """Describes two runs as one. Raises ValueError where trials of both cannot stand in one row: of another scale, or
     machine."""
     if meta.get("elsewhere") or added.get("elsewhere"):
-        raise ValueError("one of the runs has figures of several machines")
+        raise ValueError("it has figures of several machines; measure into another folder, and --merge that one")
     join_sizes(meta, added)
     if meta["machine"] != added["machine"]:
         raise ValueError(f"the runs differ in their machine: {meta['machine']} and {added['machine']}")
@@ -120,28 +120,30 @@ def merge(folder: pathlib.Path, extra: pathlib.Path) -> None:
     """Adds a run to the results of another of the same scale, replacing what it measured again.
 
     A run of another machine replaces whole groups of jobs, so that whatever is compared was measured on one machine;
-    the report says on which. Raises ValueError where it has only a part of one, or one of the runs is of another scale.
+    the report says on which. Raises ValueError where it lacks jobs or peers of one, or one of the runs is of another
+    scale.
     """
     meta, added = (json.loads((each / META_NAME).read_text()) for each in (folder, extra))
     before, trials = read_trials(folder / TRIALS_NAME), read_trials(extra / TRIALS_NAME)
+    if added.get("elsewhere"):
+        raise ValueError("it has figures of several machines itself; merge the runs that it was made of")
+    machines = {(part["medium"], part["group"]): part["machine"] for part in meta.get("elsewhere", ())}
+    parts = sorted({(trial.medium, trial.group) for trial in trials})
+    replaced = {part for part in parts if machines.get(part, meta["machine"]) != added["machine"]}
+    lacking = {(one.job, one.peer, one.medium) for one in before if (one.medium, one.group) in replaced}
+    lacking -= {(trial.job, trial.peer, trial.medium) for trial in trials}
+    if lacking:
+        missing = ", ".join(f"{job} of {peer} ({medium})" for job, peer, medium in sorted(lacking))
+        raise ValueError(f"it is of another machine and has a part of a group only; --continue it for {missing}")
+    join_sizes(meta, added)
+    machines |= dict.fromkeys(parts, added["machine"])
+    meta["elsewhere"] = [
+        {"medium": medium, "group": group, "machine": machine}
+        for (medium, group), machine in machines.items()
+        if machine != meta["machine"]
+    ]
     again = {(trial.medium, trial.job) for trial in trials}
     kept = [one for one in before if (one.medium, one.job) not in again]
-    elsewhere = meta.get("elsewhere", [])
-    if meta["machine"] == added["machine"] and not elsewhere:
-        join(meta, added)
-    else:
-        if added.get("elsewhere"):
-            raise ValueError("the added run has figures of several machines")
-        parts = sorted({(trial.medium, trial.group) for trial in trials})
-        if rest := sorted({(one.medium, one.group, one.job) for one in kept if (one.medium, one.group) in parts}):
-            missing = ", ".join(f"{job} ({medium})" for medium, _, job in rest)
-            raise ValueError(f"the added run is of another machine and has only a part of a group; it lacks {missing}")
-        join_sizes(meta, added)
-        meta["elsewhere"] = [part for part in elsewhere if (part["medium"], part["group"]) not in parts]
-        if meta["machine"] != added["machine"]:
-            meta["elsewhere"] += [
-                {"medium": medium, "group": group, "machine": added["machine"]} for medium, group in parts
-            ]
     Record(folder / TRIALS_NAME, kept + trials).close()
     (folder / META_NAME).write_text(json.dumps(meta, indent=2) + "\n")
 

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import sys
 
 import pytest
 
 from benchmarks import machine, report, targets
 from benchmarks.jobs import SCALES
-from benchmarks.method import Record
+from benchmarks.method import Record, read_trials
 from benchmarks.peers import PEERS
 from benchmarks.plan import all_groups
 from tests.unit.benchmark_trials import made_up_trials, meta, trial
@@ -45,7 +46,7 @@ def test_report_shows_everything(results_folder: pathlib.Path, monkeypatch: pyte
 
 def test_report_says_where_repetitions_lack(results_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "benchmarks.plots", None)
-    trials = report.read_trials(results_folder / report.TRIALS_NAME)
+    trials = read_trials(results_folder / report.TRIALS_NAME)
     lost = next(one for one in trials if (one.medium, one.peer, one.job) == ("disk", "btrfs", "clone"))
     trials[trials.index(lost)] = dataclasses.replace(lost, figures={}, reason="too slow")
     Record(results_folder / report.TRIALS_NAME, trials).close()
@@ -133,7 +134,7 @@ def test_runs_of_two_machines_share_no_row(
     monkeypatch.setitem(sys.modules, "benchmarks.plots", None)
     before = [(results_folder / name).read_bytes() for name in (report.META_NAME, report.TRIALS_NAME)]
     part = run_of_another_machine(tmp_path / "part", ("create", "clone", "snapshot_rate_0"))
-    with pytest.raises(ValueError, match=r"only a part of a group; it lacks snapshot_rate_16 \(disk\)"):
+    with pytest.raises(ValueError, match=r"for snapshot_rate_16 of btrfs \(disk\), snapshot_rate_16 of cowfs "):
         report.merge(results_folder, part)
     assert [(results_folder / name).read_bytes() for name in (report.META_NAME, report.TRIALS_NAME)] == before
     whole = run_of_another_machine(tmp_path / "whole", ("create", "clone", "snapshot_rate_0", "snapshot_rate_16"))
@@ -152,6 +153,15 @@ def test_runs_of_two_machines_share_no_row(
     (whole / report.META_NAME).write_text(json.dumps(described))
     report.merge(results_folder, whole)
     assert report.load(results_folder).meta["elsewhere"] == []
+    shutil.rmtree(part)
+    report.merge(
+        results_folder, run_of_another_machine(part, ("create", "clone", "snapshot_rate_0", "snapshot_rate_16"))
+    )
+    alone = run_of_another_machine(tmp_path / "alone", ("create",))
+    report.merge(results_folder, alone)
+    (alone / report.META_NAME).write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"for clone of btrfs \(disk\)"):
+        report.merge(results_folder, alone)
 
 
 def test_report_is_the_same_again(results_folder: pathlib.Path) -> None:
