@@ -1,6 +1,7 @@
 """Bounds: memory, work per snapshot, and handlers that meet what they did not expect."""
 
 import errno
+import itertools
 import os
 import pathlib
 import subprocess
@@ -15,13 +16,15 @@ MEMORY_BYTES_MAX = 512 * MIB
 
 
 def arenas_of(pid: int) -> int:
-    """Of glibc's malloc, but for the main one: mappings that begin at a multiple of 64 MiB and belong to no file. Those
-    that only reserve addresses follow them, as part of the same 64 MiB."""
+    """Of glibc's malloc, but for the main one: each is a part in use at a multiple of 64 MiB, and a reserved one up to
+    the next. Other memory may begin there too, one in 32 of the mappings that the kernel aligns for huge pages."""
     lines = [line.split() for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    mappings = [(*(int(bound, 16) for bound in words[0].split("-")), words[1], words[4]) for words in lines]
     return sum(
-        int(words[0].split("-")[0], 16) % (64 * MIB) == 0 and words[4] == "0" and words[1].startswith("rw")
-        for words in lines
-    )
+        start % (64 * MIB) == 0 and inode == "0" and mode.startswith("rw")
+        and next_mode.startswith("---") and next_start == end and next_end >= start + 64 * MIB
+        for (start, end, mode, inode), (next_start, next_end, next_mode, _) in itertools.pairwise(mappings)
+    )  # fmt: skip
 
 
 def write_much(root: pathlib.Path, written_bytes: int, file_bytes: int) -> None:

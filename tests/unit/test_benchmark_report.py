@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from benchmarks import __main__ as bench_main
 from benchmarks import machine, report, targets
+from benchmarks.__main__ import parse_arguments
 from benchmarks.jobs import SCALES
 from benchmarks.method import Record, read_trials
 from benchmarks.peers import PEERS
@@ -162,6 +164,15 @@ def test_runs_of_two_machines_share_no_row(
     (alone / report.META_NAME).write_text(json.dumps(described))
     with pytest.raises(ValueError, match=r"for clone of btrfs \(disk\)"):
         report.merge(results_folder, alone)
+
+
+def test_what_can_be_gone_on_with(results_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    options = parse_arguments(["--continue", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="there is no run to go on with"):
+        bench_main.output_folder(options)
+    assert bench_main.output_folder(parse_arguments(["--continue", str(results_folder)])) == results_folder
+    with pytest.raises(SystemExit):
+        parse_arguments(["--continue", str(results_folder), "--output", str(tmp_path)])
 
 
 def test_report_is_the_same_again(results_folder: pathlib.Path) -> None:

@@ -269,15 +269,6 @@ def test_going_on_measures_only_what_lacks(tmp_path: pathlib.Path, monkeypatch: 
                      (2, "reads", "cowfs"), (2, "reads", "btrfs")]  # fmt: skip
 
 
-def test_what_can_be_gone_on_with(results_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    options = parse_arguments(["--continue", str(tmp_path / "none")])
-    with pytest.raises(SystemExit, match="there is no run to go on with"):
-        bench_main.output_folder(options)
-    assert bench_main.output_folder(parse_arguments(["--continue", str(results_folder)])) == results_folder
-    with pytest.raises(SystemExit):
-        parse_arguments(["--continue", str(results_folder), "--output", str(tmp_path)])
-
-
 def test_results_do_not_say_where_they_were_made() -> None:
     said = bench_main.command_line(["--medium", "--output", "/a/b", "--jobs", "x", "--continue=/c"])
     assert said == "python -m benchmarks --medium --output FOLDER --jobs x --continue FOLDER"
