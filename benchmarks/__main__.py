@@ -213,7 +213,7 @@ def main() -> int:
     if options.merge:
         try:
             merge(*options.merge)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise SystemExit(f"benchmarks: cannot merge {options.merge[1]}: {error}") from None
         print(render(options.merge[0]))
         return 0

@@ -175,6 +175,14 @@ def test_what_can_be_gone_on_with(results_folder: pathlib.Path, tmp_path: pathli
         parse_arguments(["--continue", str(results_folder), "--output", str(tmp_path)])
 
 
+def test_what_cannot_be_merged(results_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (results_folder / report.TRIALS_NAME).read_bytes()
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--merge", str(results_folder), str(results_folder / "none")])
+    with pytest.raises(SystemExit, match=r"cannot merge .*/none: .*No such file.*meta\.json"):
+        bench_main.main()
+    assert (results_folder / report.TRIALS_NAME).read_bytes() == before
+
+
 def test_report_is_the_same_again(results_folder: pathlib.Path) -> None:
     pytest.importorskip("matplotlib", reason="draws the plots; make setup-bench installs it")
     first = report.render(results_folder).read_text()
