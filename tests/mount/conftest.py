@@ -3,13 +3,13 @@
 import contextlib
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from cowfs.mounting import URING_PARAMETER, uring_parameter
+from tests.mount.folders import clear_abandoned_folders, remove_folder, temporary_folder
 from tools import scratch
 from tools.scratch import Mount, Pool
 
@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.skip(reason="/dev/fuse is missing or closed to this user: nothing can be mounted")
             )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_abandoned() -> None:
+    """What an earlier run left that was killed."""
+    clear_abandoned_folders()
 
 
 TRANSPORTS = {"io_uring": "uring=on", "device": "uring=off", "nopump": "nopump"}
@@ -45,15 +51,6 @@ def transport(request: pytest.FixtureRequest) -> Iterator[str]:
         pathlib.Path(URING_PARAMETER).write_text("N")
 
 
-def temporary_folder() -> pathlib.Path:
-    """In memory where there is room, since pools are large and most of these tests are about meaning, not speed."""
-    shared = pathlib.Path("/dev/shm")
-    roomy = shared.is_dir() and shutil.disk_usage(shared).free > 4 << 30
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="cowfs-test-", dir=shared if roomy else None))
-    folder.chmod(0o711)  # tests that act as another user must get through
-    return folder
-
-
 @contextlib.contextmanager
 def pools_in_folder() -> Iterator[Callable[..., Pool]]:
     folder = temporary_folder()
@@ -71,14 +68,6 @@ def pools_in_folder() -> Iterator[Callable[..., Pool]]:
             stack.callback(remove_folder, folder)
             for pool in pools:
                 stack.callback(pool.close)
-
-
-def remove_folder(folder: pathlib.Path) -> None:
-    """Never walks into something that is still mounted."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        inside = [line.split()[4] for line in table if line.split()[4].startswith(f"{folder}/")]
-    assert not inside, f"still mounted: {inside}"
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

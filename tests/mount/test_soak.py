@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.mount.conftest import remove_folder, temporary_folder
+from tests.mount.folders import remove_folder, temporary_folder
 from tools.soak import STEPS, soak
 
 
