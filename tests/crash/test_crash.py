@@ -17,7 +17,7 @@ from tests.crash.medium import Medium
 from tests.crash.workload import EXTENT_BLOCKS_MAX, History, Kind, PairOn, Workload
 from tests.model.store_pair import POOL_SIZE_BYTES, Configuration
 
-SECONDS_PER_TEST = 6.0
+SECONDS_PER_TEST = 4.0
 STATES_LONG = int(os.environ.get("COWFS_CRASH_STATES", "50000"))
 STEPS = 60
 STEPS_AFTER = 20

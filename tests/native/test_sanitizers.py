@@ -12,7 +12,7 @@ import pytest
 
 from tests.native.conftest import ENVIRONMENT, SANITIZERS, Build
 
-RUN_SECONDS = 6
+RUN_SECONDS = 4
 NO_RING = 3  # as pump_allocation_driver exits
 
 
