@@ -96,8 +96,9 @@ def clear_abandoned_folders() -> list[pathlib.Path]:
             try:
                 if os.fstat(lock).st_uid == os.geteuid():
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _take_down(folder)
-                    cleared.append(folder)
+                    if os.fstat(lock).st_nlink:  # 0: another run removed it meanwhile
+                        _take_down(folder)
+                        cleared.append(folder)
             except BlockingIOError:
                 continue  # in use
             finally:
