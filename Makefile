@@ -28,7 +28,7 @@ build: setup
 
 # The stamp hangs on the virtual environment too: another interpreter needs other extensions.
 $(BUILD_STAMP): $(C_FILES) $(H_FILES) setup.py .venv/pyvenv.cfg
-	$(PYTHON_VENV) setup.py --quiet build_ext --inplace --force
+	$(PYTHON_VENV) setup.py --quiet build_ext --inplace --force -j2
 	@mkdir -p build && touch $@
 
 test: build

@@ -19,7 +19,7 @@ FORMS: list[list[object]] = [
     ["rot", "--seeds", 300],
     ["random", "--seeds", 300, "--choices", 8],
 ]
-MUTANTS_DRAWN = 4
+MUTANTS_DRAWN = 6
 
 
 def mutants() -> list[str]:
